@@ -98,25 +98,25 @@ func (k *Key) Wipe() {
 }
 
 // String, GoString, Format, LogValue, MarshalText, MarshalJSON and MarshalBinary keep the bytes from every printer and encoder.
-func (k *Key) String() string { return redacted }
+func (Key) String() string { return redacted }
 
 // GoString redacts.
-func (k *Key) GoString() string { return redacted }
+func (Key) GoString() string { return redacted }
 
 // Format redacts under every verb.
-func (k *Key) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
+func (Key) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
 
 // LogValue redacts.
-func (k *Key) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (Key) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText redacts.
-func (k *Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // MarshalJSON redacts.
-func (k *Key) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (Key) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
 // MarshalBinary refuses: binary encoders (gob) are for storage, and a key is not stored.
-func (k *Key) MarshalBinary() ([]byte, error) { return nil, errors.New("secret: a key is not encoded") }
+func (Key) MarshalBinary() ([]byte, error) { return nil, errors.New("secret: a key is not encoded") }
 
 // Harden makes the process unreadable to others of its user (no ptrace, no /proc/PID/mem) and forbids core dumps.
 // It is called once, first thing in main; see prctl(2) PR_SET_DUMPABLE.
