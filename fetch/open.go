@@ -1,0 +1,47 @@
+package fetch
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
+	smithymw "github.com/aws/smithy-go/middleware"
+)
+
+// Opener makes sources and stores with one configuration and one pool of connections.
+type Opener struct {
+	S3        func(ctx context.Context, u URI) (S3Config, error) // asked once for each S3 URI, nil where none is used
+	Transport *http.Transport
+}
+
+// Source opens the place of a model for reading. No request is sent for S3 and https.
+func (o Opener) Source(ctx context.Context, u URI) (Source, error) {
+	switch u.Scheme {
+	case "s3":
+		config, err := o.S3(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		return openS3(u, config, o.Transport), nil
+	case "https":
+		return openHTTP(u, o.Transport), nil
+	default:
+		return openFiles(u)
+	}
+}
+
+// Store opens the place of a model for publishing; u is from ParseDestination.
+func (o Opener) Store(ctx context.Context, u URI) (Store, error) {
+	if u.Scheme == "s3" {
+		config, err := o.S3(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		return openS3(u, config, o.Transport), nil
+	}
+	return createFiles(u)
+}
+
+func awsRequestID(metadata smithymw.Metadata) (string, bool) {
+	return middleware.GetRequestIDMetadata(metadata)
+}
