@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 
@@ -305,5 +304,3 @@ func (u *s3Upload) Abort(ctx context.Context) error {
 	}
 	return nil
 }
-
-var _ io.Closer = (*s3Bucket)(nil)

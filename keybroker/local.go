@@ -1,0 +1,134 @@
+package keybroker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/sealfetch/sealfetch/internal/fault"
+	"github.com/sealfetch/sealfetch/internal/keyfile"
+	"github.com/sealfetch/sealfetch/internal/secret"
+)
+
+// maxJWE bounds a wrap's JWE: 32 bytes under any permitted algorithm need far less.
+const maxJWE = 8 << 10
+
+// keyAlgorithms are the only ways a local KEK wraps a data key, and A256GCM is the only content encryption.
+var keyAlgorithms = []jose.KeyAlgorithm{jose.A256KW, jose.RSA_OAEP_256, jose.ECDH_ES_A256KW}
+
+// Local is a key encryption key that the operator holds in a file: Broker and Wrapper for wraps of type jwe.
+type Local struct {
+	kek *keyfile.KEK
+}
+
+// NewLocal makes a broker of a KEK, which it does not wipe.
+func NewLocal(kek *keyfile.KEK) *Local { return &Local{kek} }
+
+// Holds reports whether the wrap is under this KEK.
+func (l *Local) Holds(w Wrap) bool { return w.Type == TypeJWE && w.KID == l.kek.ID }
+
+// jweHeader is the protected header of a wrap. What is not listed is refused: crit, zip, jku and their like.
+type jweHeader struct {
+	Alg     string          `json:"alg"`
+	Enc     string          `json:"enc"`
+	KID     string          `json:"kid"`
+	EPK     json.RawMessage `json:"epk"`
+	Model   string          `json:"model"`
+	Version uint64          `json:"version"`
+}
+
+// Release opens the wrap. A KEK that does not open it, and a wrap made for another model or version, are errors of kind
+// fault.KeyUnusable.
+func (l *Local) Release(_ context.Context, r Request) (*Release, error) {
+	if !l.kek.CanUnwrap() {
+		return nil, fault.New(fault.Usage, "give the private key", "the key %s is only the public half", l.kek.ID)
+	}
+	if err := l.checkHeader(r); err != nil {
+		return nil, err
+	}
+	object, err := jose.ParseEncryptedCompact(r.Wrap.JWE, keyAlgorithms, []jose.ContentEncryption{jose.A256GCM})
+	if err != nil {
+		return nil, l.unusable("is not a JWE as this format has it")
+	}
+	plain, err := object.Decrypt(l.key())
+	if err != nil {
+		return nil, l.unusable("is not opened by this key")
+	}
+	mdk, err := secret.Take(plain)
+	if err != nil {
+		return nil, err
+	}
+	if len(mdk.Bytes()) != KeySize {
+		mdk.Wipe()
+		return nil, l.unusable("does not hold %d bytes", KeySize)
+	}
+	return &Release{MDK: mdk, KeyID: l.kek.ID, Assurance: AssuranceNone, Attester: "none"}, nil
+}
+
+// checkHeader reads the protected header before anything is decrypted: what it says is believed only as far as it must
+// equal what is asked for, and Decrypt authenticates it.
+func (l *Local) checkHeader(r Request) error {
+	encoded, _, _ := strings.Cut(r.Wrap.JWE, ".")
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil || len(r.Wrap.JWE) > maxJWE {
+		return l.unusable("is not a compact JWE")
+	}
+	var h jweHeader
+	decoder := json.NewDecoder(strings.NewReader(string(raw)))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&h); err != nil || decoder.More() {
+		return l.unusable("has a protected header that this format does not allow")
+	}
+	switch {
+	case h.Alg != l.kek.Algorithm || h.Enc != string(jose.A256GCM):
+		return l.unusable("uses %q with %q, the key is for %s with A256GCM", h.Alg, h.Enc, l.kek.Algorithm)
+	case h.KID != l.kek.ID:
+		return l.unusable("names the key %q", h.KID)
+	case h.Model != r.Model || h.Version != r.Version:
+		return l.unusable("was made for %q version %d, the envelope says %q version %d", h.Model, h.Version, r.Model, r.Version)
+	}
+	return nil
+}
+
+func (l *Local) unusable(format string, args ...any) error {
+	return fault.New(fault.KeyUnusable, "check that the key file is the one the model was sealed for (`sealfetch inspect`)",
+		"the wrap under key %s "+format, append([]any{l.kek.ID}, args...)...)
+}
+
+// Wrap encrypts a data key under the KEK and binds model and version into the protected header.
+func (l *Local) Wrap(_ context.Context, mdk *secret.Key, model string, version uint64) (Wrap, error) {
+	options := (&jose.EncrypterOptions{}).WithHeader("model", model).WithHeader("version", version)
+	recipient := jose.Recipient{Algorithm: jose.KeyAlgorithm(l.kek.Algorithm), Key: l.key(), KeyID: l.kek.ID}
+	if l.kek.Public != nil {
+		recipient.Key = l.kek.Public
+	}
+	encrypter, err := jose.NewEncrypter(jose.A256GCM, recipient, options)
+	if err != nil {
+		return Wrap{}, fault.New(fault.KeyUnusable, "", "key %s: %w", l.kek.ID, err)
+	}
+	object, err := encrypter.Encrypt(mdk.Bytes())
+	if err != nil {
+		return Wrap{}, fault.New(fault.KeyUnusable, "", "wrapping under key %s: %w", l.kek.ID, err)
+	}
+	compact, err := object.CompactSerialize()
+	if err != nil {
+		return Wrap{}, fault.New(fault.KeyUnusable, "", "wrapping under key %s: %w", l.kek.ID, err)
+	}
+	return Wrap{Type: TypeJWE, KID: l.kek.ID, JWE: compact}, nil
+}
+
+// key is the secret half, as go-jose takes it.
+func (l *Local) key() any {
+	if l.kek.Symmetric != nil {
+		return l.kek.Symmetric.Bytes()
+	}
+	return l.kek.Private
+}
+
+var (
+	_ Broker  = (*Local)(nil)
+	_ Wrapper = (*Local)(nil)
+)
