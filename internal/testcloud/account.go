@@ -1,0 +1,194 @@
+package testcloud
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sealfetch/sealfetch/internal/testcloud/sigv4"
+)
+
+// maxSkew is how far a request's time may be from the cloud's.
+const maxSkew = 15 * time.Minute
+
+// Account is an AWS account of the test cloud.
+type Account struct {
+	ID    string // twelve digits
+	cloud *Cloud
+}
+
+// Credentials sign requests. SessionToken and Expires are zero for an access key that lasts.
+type Credentials struct {
+	AccessKeyID     string
+	SecretAccessKey string
+	SessionToken    string
+	Expires         time.Time
+}
+
+// Caller is the authenticated sender of a request.
+type Caller struct {
+	Account     string // account id; empty for an anonymous caller
+	ARN         string // of the root user or the assumed-role session
+	UserID      string
+	AccessKeyID string
+}
+
+// Anonymous reports whether the request carried no signature.
+func (c *Caller) Anonymous() bool { return c.Account == "" }
+
+// credential is an access key as the cloud keeps it.
+type credential struct {
+	Credentials
+	caller Caller
+}
+
+var accountID = regexp.MustCompile(`^[0-9]{12}$`)
+
+// Account returns the account with this id of twelve digits, and creates it at first sight.
+// Any other id is a mistake in the test and panics.
+func (c *Cloud) Account(id string) *Account {
+	if !accountID.MatchString(id) {
+		panic("testcloud: an account id has twelve digits, not " + id)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, ok := c.accounts[id]
+	if !ok {
+		a = &Account{ID: id, cloud: c}
+		c.accounts[id] = a
+	}
+	return a
+}
+
+// NewAccessKey makes a key of the account's root user, which may do all that the account may.
+func (a *Account) NewAccessKey() Credentials {
+	return a.cloud.issue(Credentials{AccessKeyID: "AKIA" + randomID(16)}, a.root())
+}
+
+// NewSession makes credentials of the root user that end with a token, lifetime from now.
+func (a *Account) NewSession(lifetime time.Duration) Credentials {
+	return a.cloud.issue(Credentials{
+		AccessKeyID: "ASIA" + randomID(16), SessionToken: randomID(64), Expires: a.cloud.Now().Add(lifetime),
+	}, a.root())
+}
+
+func (a *Account) root() Caller {
+	return Caller{Account: a.ID, ARN: "arn:aws:iam::" + a.ID + ":root", UserID: a.ID}
+}
+
+func (c *Cloud) issue(keys Credentials, caller Caller) Credentials {
+	keys.SecretAccessKey = randomID(40)
+	caller.AccessKeyID = keys.AccessKeyID
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys[keys.AccessKeyID] = &credential{Credentials: keys, caller: caller}
+	return keys
+}
+
+// Revoke forgets an access key: requests signed with it fail from now on.
+func (c *Cloud) Revoke(accessKeyID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.keys, accessKeyID)
+}
+
+// randomID returns n characters of the alphabet AWS uses in its ids.
+func randomID(n int) string { return (rand.Text() + rand.Text() + rand.Text())[:n] }
+
+// Authenticate verifies the SigV4 signature of a request to any service but S3 and returns its sender and its body,
+// which it reads whole (at most 1 MiB). A request without a signature is refused.
+func (c *Cloud) Authenticate(r *http.Request, service string) (*Caller, []byte, *Error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return nil, nil, &Error{Status: 400, Code: "IncompleteBody", Message: err.Error()}
+	}
+	hash := sha256.Sum256(body)
+	cred, _, failure := c.authenticate(r, service, hex.EncodeToString(hash[:]))
+	switch {
+	case failure != nil:
+		return nil, nil, failure
+	case cred == nil:
+		return nil, nil, &Error{
+			Status: 403, Code: "MissingAuthenticationToken", Message: "Request is missing Authentication Token",
+		}
+	}
+	return &cred.caller, body, nil
+}
+
+// authenticate returns a nil credential for an unsigned request.
+func (c *Cloud) authenticate(r *http.Request, service, payloadHash string) (*credential, *sigv4.Signature, *Error) {
+	sig, err := sigv4.Parse(r)
+	switch {
+	case err != nil:
+		return nil, nil, &Error{Status: 400, Code: "AuthorizationHeaderMalformed", Message: err.Error()}
+	case sig == nil:
+		return nil, nil, nil
+	case sig.Service != service:
+		return nil, nil, &Error{
+			Status: 400, Code: "AuthorizationHeaderMalformed",
+			Message: fmt.Sprintf("The authorization header is malformed; incorrect service %q", sig.Service),
+		}
+	}
+	c.mu.Lock()
+	cred, ok := c.keys[sig.AccessKeyID]
+	c.mu.Unlock()
+	if !ok {
+		return nil, nil, &Error{
+			Status: 403, Code: "InvalidAccessKeyId",
+			Message: "The AWS Access Key Id you provided does not exist in our records.",
+		}
+	}
+	now := c.Now()
+	if skew := now.Sub(sig.Time); !sig.Presigned && (skew > maxSkew || skew < -maxSkew) {
+		return nil, nil, &Error{
+			Status: 403, Code: "RequestTimeTooSkewed",
+			Message: "The difference between the request time and the current time is too large.",
+		}
+	}
+	if err := sig.Verify(r, payloadHash, cred.SecretAccessKey, now); err != nil {
+		return nil, nil, signatureError(err)
+	}
+	return cred, sig, c.checkToken(cred, sig)
+}
+
+func signatureError(err error) *Error {
+	if errors.Is(err, sigv4.ErrUnsignedHeader) || errors.Is(err, sigv4.ErrExpired) {
+		return &Error{Status: 403, Code: "AccessDenied", Message: err.Error()}
+	}
+	return &Error{
+		Status: 403, Code: "SignatureDoesNotMatch",
+		Message: "The request signature we calculated does not match the signature you provided. " +
+			"Check your key and signing method.",
+	}
+}
+
+func (c *Cloud) checkToken(cred *credential, sig *sigv4.Signature) *Error {
+	switch {
+	case sig.SecurityToken != cred.SessionToken:
+		return &Error{
+			Status: 400, Code: "InvalidToken", Message: "The provided token is malformed or otherwise invalid.",
+		}
+	case !cred.Expires.IsZero() && !c.Now().Before(cred.Expires):
+		return &Error{Status: 400, Code: "ExpiredToken", Message: "The provided token has expired."}
+	}
+	return nil
+}
+
+// Error is an AWS error as it goes over the wire.
+type Error struct {
+	Status  int    // HTTP status
+	Code    string // such as "NoSuchKey"
+	Message string
+	Detail  map[string]string // further XML elements of S3's error body; may be nil
+	Header  http.Header       // further headers; may be nil
+}
+
+// Error returns code and message.
+func (e *Error) Error() string { return strings.TrimSpace(e.Code + ": " + e.Message) }
