@@ -9,11 +9,15 @@
 package identity
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 )
 
 // Config is every setting of the way to credentials. The zero value finds a person's shared AWS configuration.
@@ -21,7 +25,7 @@ type Config struct {
 	// Source names the first step; Auto, the zero value, takes the first of its documented order that is configured.
 	Source Source
 
-	// Region of the STS endpoint. Empty: the default region of the partition of the first role.
+	// Region of the STS endpoint. Empty: the default region of the first role's partition.
 	Region string
 	// STSEndpoint is the URL of STS itself; empty for AWS's regional one. An endpoint of S3 is never used in its place.
 	STSEndpoint  string
@@ -33,8 +37,8 @@ type Config struct {
 	RoleARN string
 	// WebIdentityTokenFile is a projected token, read again for every exchange because the kubelet rotates it.
 	WebIdentityTokenFile string
-	// OIDC is the token provider used where there is no token file; nil for none.
-	OIDC TokenProvider
+	// TokenProvider is asked for tokens where there is no token file; nil for none. See NewOIDC.
+	TokenProvider TokenProvider
 	// RoleChain is assumed hop by hop after the first step, in order.
 	RoleChain []Hop
 
@@ -43,7 +47,7 @@ type Config struct {
 	SessionName string
 	// Duration of the web identity session. Zero: one hour, or the role's own limit where that is shorter.
 	Duration time.Duration
-	// SessionPolicy narrows the last role's session.
+	// SessionPolicy narrows the last role's session. Sessions on the way to it are then narrowed to taking the next step.
 	SessionPolicy SessionPolicy
 
 	// Static is a long-lived key or a ready-made session; zero for none.
@@ -75,18 +79,27 @@ type Config struct {
 // Source names where the first credentials come from.
 type Source string
 
-// The sources. Auto takes the first configured one in the order of the constants, which for those the AWS SDKs know is
-// the SDKs' order: a static key wins over web identity, and a warning names it.
+// The sources. Auto takes the first one that is configured, in the order of these constants. That is the order of the
+// AWS SDKs, in which a static key wins over web identity: a warning then names the key. A token provider with a role
+// and no token file is not something that a pod is given unasked, so it comes before keys that may be left over.
 const (
 	Auto         Source = ""
-	Anonymous    Source = "anonymous"
+	Unsigned     Source = "anonymous"
+	OIDC         Source = "oidc" // TokenProvider and RoleARN
 	StaticKeys   Source = "static"
-	WebIdentity  Source = "web-identity" // a token file
-	OIDC         Source = "oidc"         // a token provider
+	WebIdentity  Source = "web-identity" // WebIdentityTokenFile and RoleARN
 	Pod          Source = "pod-identity"
 	Shared       Source = "profile"
-	InstanceRole Source = "instance-metadata"
+	InstanceRole Source = "instance-metadata" // never without AllowInstanceMetadata
 )
+
+// SessionPolicy is the inline policy that narrows a session to less than its role.
+type SessionPolicy struct {
+	// JSON is the policy; empty for none. At most 2,048 characters.
+	JSON string
+	// Required turns the fallback off: a policy that AWS finds too large, or that no role takes, is then an error.
+	Required bool
+}
 
 // Hop is one AssumeRole of a chain.
 type Hop struct {
@@ -99,7 +112,7 @@ type Hop struct {
 	Duration       time.Duration // zero: one hour; longer is cut to one hour, which is all that AWS grants a chained role
 }
 
-// Static is an access key.
+// Static is an access key. Printing one shows the key's id, masked, and nothing else.
 type Static struct {
 	AccessKeyID     string
 	SecretAccessKey string
@@ -107,12 +120,31 @@ type Static struct {
 	From            string // where it was found, for messages: "AWS_ACCESS_KEY_ID", "STORAGE_CONFIG"
 }
 
-// PodIdentity is a container credentials endpoint.
+// PodIdentity is a container credentials endpoint. Printing one shows its URI and nothing else.
 type PodIdentity struct {
 	URI       string // AWS_CONTAINER_CREDENTIALS_FULL_URI; https, or http to loopback and the agents' addresses
 	TokenFile string // AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, read again for every request
 	Token     string // AWS_CONTAINER_AUTHORIZATION_TOKEN, where there is no file
 }
+
+// Format prints where the key came from and which it is.
+func (s Static) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.masked()) }
+
+// MarshalJSON is Format's, for loggers that encode.
+func (s Static) MarshalJSON() ([]byte, error) { return json.Marshal(s.masked()) }
+
+func (s Static) masked() string {
+	if s.AccessKeyID == "" {
+		return "no key"
+	}
+	return fmt.Sprintf("key …%s from %s", s.AccessKeyID[max(0, len(s.AccessKeyID)-4):], cmp.Or(s.From, "the configuration"))
+}
+
+// Format prints the URI.
+func (p PodIdentity) Format(f fmt.State, _ rune) { fmt.Fprint(f, p.URI) }
+
+// MarshalJSON is Format's, for loggers that encode.
+func (p PodIdentity) MarshalJSON() ([]byte, error) { return json.Marshal(p.URI) }
 
 // Assumed says what a role session was granted. It holds nothing secret.
 type Assumed struct {
@@ -133,8 +165,46 @@ type Assumed struct {
 	Expires        time.Time
 }
 
-// Credentials returns the provider that a Config describes and one sentence on why this source was taken. No request
-// is made yet, except that a profile may be read. The error is of kind fault.Usage or fault.Identity.
+// Credentials returns the provider that a Config describes, and a sentence on which source was taken and why. Files of
+// the shared AWS configuration may be read; no request is made. Errors are of kind fault.Usage or fault.Identity.
 func Credentials(ctx context.Context, cfg Config) (*Provider, string, error) {
-	return resolve(ctx, cfg)
+	if err := cfg.check(); err != nil {
+		return nil, "", err
+	}
+	cfg.fill()
+	return resolve(ctx, &cfg)
+}
+
+func (c *Config) fill() {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.SessionName = cmp.Or(c.SessionName, "sealfetch")
+}
+
+// region is STS's: where none is set, the one in the first role's partition that always exists.
+func (c *Config) region() string {
+	if c.Region != "" {
+		return c.Region
+	}
+	role := c.RoleARN
+	if role == "" && len(c.RoleChain) > 0 {
+		role = c.RoleChain[0].RoleARN
+	}
+	parsed, _ := arn.Parse(role)
+	switch parsed.Partition {
+	case "aws-cn":
+		return "cn-north-1"
+	case "aws-us-gov":
+		return "us-gov-west-1"
+	default:
+		return "us-east-1"
+	}
+}
+
+func (c *Config) log() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
 }
