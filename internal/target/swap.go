@@ -11,10 +11,10 @@ import (
 
 // MaySwap reports whether the kernel could write the model to a swap device: one is on, and the destination's tmpfs is
 // not mounted with noswap, as the kubelet mounts volumes in memory. It is for a warning: whether the device is
-// encrypted, or memory itself (zram), cannot be seen. It is false where the kernel does not say.
+// encrypted, or memory itself (zram), cannot be seen. It is false for disks, and where the kernel does not say.
 func (t *Target) MaySwap() bool {
 	var st unix.Stat_t
-	if err := unix.Fstat(t.fd(), &st); err != nil {
+	if err := unix.Fstat(t.fd(), &st); err != nil || !t.inMemory() {
 		return false
 	}
 	return machine{os.DirFS("/")}.maySwap(fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
