@@ -29,6 +29,9 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 	return n, f.failed(err)
 }
 
+// ReadAt reads back what was written, as io.ReaderAt.
+func (f *File) ReadAt(b []byte, off int64) (int, error) { return f.file.ReadAt(b, off) }
+
 // WriteVec writes the buffers one after the other from an offset on, with as few system calls as the kernel allows:
 // one for up to 1,024 buffers (pwritev(2)). It does not change bufs. The count is of bytes, over all buffers.
 func (f *File) WriteVec(bufs [][]byte, off int64) (int, error) {

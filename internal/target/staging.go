@@ -250,7 +250,7 @@ func openDir(parent *os.File, name string) (*os.File, error) {
 
 // createFile makes a file by a name without slashes; it is an error if there is anything of that name.
 func createFile(dir *os.File, name string, mode fs.FileMode) (*os.File, error) {
-	return openAt(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, uint32(mode))
+	return openAt(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, uint32(mode))
 }
 
 func openAt(dir *os.File, name string, flags int, mode uint32) (f *os.File, err error) {
