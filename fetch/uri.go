@@ -187,11 +187,11 @@ func (d *Demand) set(name, value string) (err error) {
 	return err
 }
 
-// ParseVersion parses a model's version: a decimal number from 1 to 2^63-1 without leading zeros.
+// ParseVersion parses a model's version: a decimal number from 1 to 2^53-1 without leading zeros.
 func ParseVersion(s string) (uint64, error) {
-	v, err := strconv.ParseUint(s, 10, 63)
+	v, err := strconv.ParseUint(s, 10, 53)
 	if err != nil || v == 0 || strconv.FormatUint(v, 10) != s {
-		return 0, fault.New(fault.Usage, "", "the version %s is not a decimal number from 1 to 2^63-1", quote(s))
+		return 0, fault.New(fault.Usage, "", "the version %s is not a decimal number from 1 to 2^53-1", quote(s))
 	}
 	return v, nil
 }

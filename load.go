@@ -1,0 +1,167 @@
+package sealfetch
+
+import (
+	"context"
+	"time"
+
+	"github.com/sealfetch/sealfetch/fetch"
+	"github.com/sealfetch/sealfetch/internal/audit"
+	"github.com/sealfetch/sealfetch/internal/fault"
+	"github.com/sealfetch/sealfetch/internal/target"
+	"github.com/sealfetch/sealfetch/keybroker"
+)
+
+// Pair is one model and the directory it goes to.
+type Pair struct {
+	URI fetch.URI
+	Dir string
+}
+
+// Job is one call of Load: models, where they go, and what the operator demands of them.
+type Job struct {
+	Pairs       []Pair
+	Reader      Reader
+	Destination target.Options
+	Progress    *Progress // may be nil
+}
+
+// Reader is how sealed models are read and whom the operator trusts.
+type Reader struct {
+	Open    func(context.Context, fetch.URI) (fetch.Source, error)
+	Brokers []keybroker.Broker // the trusted keys; a wrap that none of them holds is refused
+	Policy  Policy
+	Limits  fetch.Limits
+	Audit   *audit.Log // may be nil
+	Warn    func(message string, args ...any)
+}
+
+// Load brings every model of the job to its destination, or none: on any error nothing is left there.
+func Load(ctx context.Context, job Job) (err error) {
+	l := newLoading(job)
+	defer func() { err = l.end(ctx, err) }()
+
+	for _, m := range l.models {
+		if err := m.fetchEnvelope(ctx); err != nil { // 1 the source, 2 the envelope and the operator's policy
+			return err
+		}
+	}
+	if err := l.openTargets(); err != nil { // 3 fit and large enough, before any key exists
+		return err
+	}
+	for _, m := range l.models {
+		if err := m.releaseKey(ctx); err != nil { // 4 challenge, evidence, key
+			return err
+		}
+		if err := m.openManifest(ctx); err != nil { // 5 files, sizes, ranges
+			return err
+		}
+	}
+	if err := l.stage(); err != nil { // the room again, now that sizes are authentic
+		return err
+	}
+	if err := l.stream(ctx); err != nil { // 6 ranged reads, opened in place, written
+		return err
+	}
+	if err := l.commit(); err != nil { // 7 all authentic: into place
+		return err
+	}
+	l.report(ctx) // 8 model.ready
+	return nil
+}
+
+// loading is the state of one Load.
+type loading struct {
+	job    Job
+	models []*sealed
+	begun  time.Time
+}
+
+func newLoading(job Job) *loading {
+	if job.Progress == nil {
+		job.Progress = new(Progress)
+	}
+	l := &loading{job: job, begun: time.Now()}
+	for _, p := range job.Pairs {
+		l.models = append(l.models, &sealed{reader: job.Reader, uri: p.URI, dir: p.Dir})
+	}
+	return l
+}
+
+// openTargets opens every destination and checks that what the envelopes announce fits, all together.
+func (l *loading) openTargets() (err error) {
+	var claims []target.Claim
+	for _, m := range l.models {
+		if m.target, err = target.Open(m.dir, l.job.Destination); err != nil {
+			return err
+		}
+		if m.wantsAll() { // else only the manifest knows how much is wanted
+			claims = append(claims, target.Claim{Target: m.target, Need: target.Need{Bytes: m.envelope.ModelSize, Files: 1}})
+		}
+	}
+	return target.CheckRoom(claims...)
+}
+
+func (l *loading) stage() (err error) {
+	claims := make([]target.Claim, len(l.models))
+	for i, m := range l.models {
+		claims[i] = target.Claim{Target: m.target, Need: target.Need{Bytes: m.plan.Size(), Files: len(m.plan.Files())}}
+	}
+	if err := target.CheckRoom(claims...); err != nil {
+		return err
+	}
+	for _, m := range l.models {
+		if m.staging, err = m.target.Stage(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loading) stream(ctx context.Context) error {
+	sinks := make([]sink, len(l.models))
+	for i, m := range l.models {
+		w := newWriter(m, l.job.Progress)
+		defer w.closeAll()
+		if err := w.createEmpty(); err != nil {
+			return err
+		}
+		sinks[i] = w
+	}
+	return stream(ctx, l.models, sinks, l.job.Reader.Limits, l.job.Progress)
+}
+
+func (l *loading) commit() error {
+	for _, m := range l.models {
+		if err := m.staging.Commit(); err != nil {
+			return err
+		}
+		if others := m.staging.Foreign(); len(others) > 0 {
+			m.reader.warn("the destination holds entries that are not of this model", "dir", m.dir, "entries", others)
+		}
+	}
+	return nil
+}
+
+func (l *loading) report(ctx context.Context) {
+	for _, m := range l.models {
+		l.job.Reader.Audit.ModelReady(ctx, audit.ModelReady{Model: m.envelope.Model, Version: m.envelope.Version,
+			MDKID: m.envelope.MDKID.String(), ObjectVersionID: m.pin.VersionID, Files: len(m.plan.Files()),
+			Bytes: m.plan.Size(), Duration: time.Since(l.begun)})
+	}
+}
+
+// end wipes keys and, unless everything was committed, leaves nothing behind.
+func (l *loading) end(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		err = cause
+	}
+	for i := len(l.models) - 1; i >= 0; i-- {
+		m := l.models[i]
+		if rest := m.staging.Discard(); rest != nil && err == nil {
+			err = fault.New(fault.Destination, "", "removing the staging directory: %w", rest)
+		}
+		m.target.Close()
+		m.close()
+	}
+	return err
+}

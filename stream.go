@@ -1,0 +1,123 @@
+package sealfetch
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sealfetch/sealfetch/decrypt"
+	"github.com/sealfetch/sealfetch/fetch"
+)
+
+const (
+	// windowChunks are read, opened and written at a time: 256 KiB stay in a core's cache from one step to the next.
+	windowChunks = 16
+	// WindowSize is the buffer of one connection, in bytes.
+	WindowSize = windowChunks * decrypt.SealedChunkSize
+	// usualPart is the plaintext of one ranged read: large enough that requests cost nothing, small enough to share out.
+	usualPart = 16 << 20
+	// mostParts bounds the plan of an enormous model: its parts grow instead.
+	mostParts = 1 << 16
+)
+
+// partSize is how much plaintext one ranged read brings, for a model of total bytes.
+func partSize(total int64) int64 { return max(usualPart, total/mostParts) }
+
+// Progress counts what a load has done. It may be read while the load runs.
+type Progress struct {
+	fetch.Progress
+	BytesTotal atomic.Int64 // stored bytes to be read
+	FilesDone  atomic.Int64
+	FilesTotal atomic.Int64
+}
+
+// sink takes authentic plaintext.
+type sink interface {
+	// accept takes one window, chunk by chunk, which begins at offset of an object's plaintext. The chunks are the
+	// caller's again after the call. It is called from several connections at once, in order within a part.
+	accept(ctx context.Context, object int, offset int64, chunks [][]byte) error
+}
+
+// stream reads the planned parts of all models over one budget of connections and gives what is authentic to the sinks,
+// one for each model.
+func stream(ctx context.Context, models []*sealed, sinks []sink, limits fetch.Limits, progress *Progress) error {
+	plan := fetch.Plan{Window: WindowSize}
+	var split splitter
+	for i, m := range models {
+		first := len(plan.Objects)
+		for o, object := range m.manifest.Objects {
+			plan.Objects = append(plan.Objects, fetch.Object{Source: m.source, Name: object.Name, Size: decrypt.SealedSize(object.Size)})
+			split.objects = append(split.objects, &cipherObject{model: m, index: o, sink: sinks[i]})
+		}
+		for p := range m.plan.Parts() {
+			plan.Parts = append(plan.Parts, fetch.Part{Object: first + p.Object, Off: p.Offset, Len: p.Size})
+		}
+		progress.BytesTotal.Add(m.plan.SealedSize())
+		progress.FilesTotal.Add(int64(len(m.plan.Files())))
+	}
+	// The largest objects first, so that what trails at the end is small.
+	slices.SortStableFunc(plan.Parts, func(a, b fetch.Part) int {
+		return cmp.Compare(plan.Objects[b.Object].Size, plan.Objects[a.Object].Size)
+	})
+	return fetch.Stream(ctx, plan, &split, limits, &progress.Progress)
+}
+
+// splitter cuts the windows of all objects into chunks and opens them: the sink of fetch, the source of our sinks.
+type splitter struct {
+	objects []*cipherObject
+	chunks  sync.Pool // of *[windowChunks][]byte
+}
+
+// cipherObject is one object of one model. Its opener is made with its first window.
+type cipherObject struct {
+	model  *sealed
+	index  int
+	sink   sink
+	once   sync.Once
+	opener *decrypt.Opener
+	err    error
+}
+
+func (o *cipherObject) open() (*decrypt.Opener, error) {
+	o.once.Do(func() {
+		object := o.model.manifest.Objects[o.index]
+		opener, err := o.model.keys.OpenObject(object)
+		o.opener, o.err = opener, o.model.in(object.Name, err)
+	})
+	return o.opener, o.err
+}
+
+// Window opens the chunks of a window in place and passes them on.
+func (s *splitter) Window(ctx context.Context, object int, off int64, p []byte) error {
+	o := s.objects[object]
+	opener, err := o.open()
+	if err != nil {
+		return err
+	}
+	chunks, ok := s.chunks.Get().(*[windowChunks][]byte)
+	if !ok {
+		chunks = new([windowChunks][]byte)
+	}
+	defer s.chunks.Put(chunks)
+	first, n := (off-decrypt.HeaderSize)/decrypt.SealedChunkSize, 0
+	for ; len(p) > 0; n++ {
+		size := min(len(p), decrypt.SealedChunkSize)
+		if chunks[n], err = opener.Open(first+int64(n), p[:size]); err != nil {
+			return o.model.notAuthentic(o.index, first+int64(n), err)
+		}
+		p = p[size:]
+	}
+	return o.sink.accept(ctx, o.index, first*decrypt.ChunkSize, chunks[:n])
+}
+
+// notAuthentic names the object and the first of the files that have bytes in the chunk.
+func (m *sealed) notAuthentic(object int, chunk int64, err error) error {
+	name := m.manifest.Objects[object].Name
+	for piece := range m.plan.Pieces(object, chunk*decrypt.ChunkSize, make([]byte, decrypt.ChunkSize)) {
+		return m.in(fmt.Sprintf("%s (file %q)", name, m.manifest.Files[piece.File].Path), err)
+	}
+	return m.in(name, err)
+}
