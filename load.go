@@ -17,6 +17,16 @@ type Pair struct {
 	Dir string
 }
 
+// Loaded is what became known of a model. After an error, what was not reached is zero.
+type Loaded struct {
+	Pair
+	Model   string
+	Version uint64
+	MDKID   string // base64url
+	Files   int
+	Bytes   int64 // plaintext
+}
+
 // Job is one call of Load: models, where they go, and what the operator demands of them.
 type Job struct {
 	Pairs       []Pair
@@ -35,11 +45,16 @@ type Reader struct {
 	Warn    func(message string, args ...any)
 }
 
-// Load brings every model of the job to its destination, or none: on any error nothing is left there.
-func Load(ctx context.Context, job Job) (err error) {
+// Load brings every model of the job to its destination, or none: on any error nothing is left there. It says of each
+// model what it got to know, after an error, too.
+func Load(ctx context.Context, job Job) ([]Loaded, error) {
 	l := newLoading(job)
-	defer func() { err = l.end(ctx, err) }()
+	err := l.end(ctx, l.run(ctx))
+	return l.report(ctx, err), err
+}
 
+// run is the road of the data, step by step.
+func (l *loading) run(ctx context.Context) error {
 	for _, m := range l.models {
 		if err := m.fetchEnvelope(ctx); err != nil { // 1 the source, 2 the envelope and the operator's policy
 			return err
@@ -62,11 +77,7 @@ func Load(ctx context.Context, job Job) (err error) {
 	if err := l.stream(ctx); err != nil { // 6 ranged reads, opened in place, written
 		return err
 	}
-	if err := l.commit(); err != nil { // 7 all authentic: into place
-		return err
-	}
-	l.report(ctx) // 8 model.ready
-	return nil
+	return l.commit() // 7 all authentic: into place
 }
 
 // loading is the state of one Load.
@@ -142,12 +153,17 @@ func (l *loading) commit() error {
 	return nil
 }
 
-func (l *loading) report(ctx context.Context) {
-	for _, m := range l.models {
-		l.job.Reader.Audit.ModelReady(ctx, audit.ModelReady{Model: m.envelope.Model, Version: m.envelope.Version,
-			MDKID: m.envelope.MDKID.String(), ObjectVersionID: m.pin.VersionID, Files: len(m.plan.Files()),
-			Bytes: m.plan.Size(), Duration: time.Since(l.begun)})
+// report says what is known of each model and, if all went well, writes model.ready: 8, the end of the road.
+func (l *loading) report(ctx context.Context, err error) []Loaded {
+	all := make([]Loaded, len(l.models))
+	for i, m := range l.models {
+		all[i] = m.loaded()
+		if err == nil {
+			l.job.Reader.Audit.ModelReady(ctx, audit.ModelReady{Model: all[i].Model, Version: all[i].Version, MDKID: all[i].MDKID,
+				ObjectVersionID: m.pin.VersionID, Files: all[i].Files, Bytes: all[i].Bytes, Duration: time.Since(l.begun)})
+		}
 	}
+	return all
 }
 
 // end wipes keys and, unless everything was committed, leaves nothing behind.

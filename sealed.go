@@ -178,6 +178,17 @@ func (m *sealed) in(name string, err error) error {
 	return fmt.Errorf("%s at %s: %w", name, m.uri, err)
 }
 
+func (m *sealed) loaded() Loaded {
+	l := Loaded{Pair: Pair{URI: m.uri, Dir: m.dir}}
+	if e := m.envelope; e != nil {
+		l.Model, l.Version, l.MDKID = e.Model, e.Version, e.MDKID.String()
+	}
+	if m.plan != nil {
+		l.Files, l.Bytes = len(m.plan.Files()), m.plan.Size()
+	}
+	return l
+}
+
 func (m *sealed) close() {
 	m.keys.Wipe()
 	if m.source != nil {

@@ -34,6 +34,9 @@ func scan(dir string, exclude []string) (files []sourceFile, leftOut []string, e
 	if err != nil {
 		return nil, nil, err
 	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, nil, sourceError(dir, err)
+	}
 	err = filepath.WalkDir(dir, func(real string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return sourceError(real, err)

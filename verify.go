@@ -11,40 +11,26 @@ import (
 	"github.com/sealfetch/sealfetch/model"
 )
 
-// Verified is what Verify found authentic.
-type Verified struct {
-	Model   string
-	Version uint64
-	MDKID   string
-	Files   int
-	Bytes   int64 // plaintext
-}
-
 // Verify authenticates every byte of a model and writes nothing.
-func Verify(ctx context.Context, uri fetch.URI, reader Reader, progress *Progress) (*Verified, error) {
+func Verify(ctx context.Context, uri fetch.URI, reader Reader, progress *Progress) (_ Loaded, err error) {
 	if progress == nil {
 		progress = new(Progress)
 	}
 	m := &sealed{reader: reader, uri: uri}
 	defer m.close()
 	if err := m.unlock(ctx); err != nil {
-		return nil, err
+		return m.loaded(), err
 	}
 	v := newVerifier(m, progress)
 	if m.signed() { // a digest needs a file's bytes in order: one part for each object
-		var err error
 		if m.plan, err = m.manifest.Plan(m.plan.Files(), math.MaxInt64); err != nil {
-			return nil, err
+			return m.loaded(), err
 		}
 	}
 	if err := stream(ctx, []*sealed{m}, []sink{v}, reader.Limits, progress); err != nil {
-		return nil, err
+		return m.loaded(), err
 	}
-	if err := v.checkEmpty(); err != nil {
-		return nil, err
-	}
-	return &Verified{Model: m.envelope.Model, Version: m.envelope.Version, MDKID: m.envelope.MDKID.String(),
-		Files: len(m.plan.Files()), Bytes: m.plan.Size()}, nil
+	return m.loaded(), v.checkEmpty()
 }
 
 // unlock goes as far as the manifest.

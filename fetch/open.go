@@ -26,7 +26,11 @@ func (o Opener) Source(ctx context.Context, u URI) (Source, error) {
 	case "https":
 		return openHTTP(u, o.Transport), nil
 	default:
-		return openFiles(u)
+		source, err := openFiles(u)
+		if err != nil {
+			return nil, err
+		}
+		return source, nil
 	}
 }
 
@@ -39,7 +43,11 @@ func (o Opener) Store(ctx context.Context, u URI) (Store, error) {
 		}
 		return openS3(u, config, o.Transport), nil
 	}
-	return createFiles(u)
+	store, err := createFiles(u)
+	if err != nil {
+		return nil, err
+	}
+	return store, nil
 }
 
 func awsRequestID(metadata smithymw.Metadata) (string, bool) {

@@ -55,26 +55,36 @@ func setupOpen(s *settings) runner {
 	}
 }
 
-// load brings the pairs of args to their destinations.
-func (s *settings) load(ctx context.Context, args []string) (err error) {
+// load brings the pairs of args to their destinations, and says in the audit log if it could not.
+func (s *settings) load(ctx context.Context, args []string) error {
 	begun := time.Now()
-	defer func() {
-		if err != nil {
-			code, _ := outcome(err)
-			s.audit.LoadFailed(context.WithoutCancel(ctx), audit.LoadFailed{ExitCode: code, Cause: oneLine(err.Error()), Duration: time.Since(begun)})
-		}
-	}()
+	loaded, err := s.tryLoad(ctx, args)
+	if err == nil {
+		return nil
+	}
+	code, _ := outcome(err)
+	if len(loaded) == 0 {
+		loaded = make([]sealfetch.Loaded, 1)
+	}
+	for _, m := range loaded {
+		s.audit.LoadFailed(context.WithoutCancel(ctx), audit.LoadFailed{Model: m.Model, Version: m.Version, MDKID: m.MDKID,
+			ExitCode: code, Cause: oneLine(err.Error()), Duration: time.Since(begun)})
+	}
+	return err
+}
+
+func (s *settings) tryLoad(ctx context.Context, args []string) ([]sealfetch.Loaded, error) {
 	pairs, err := s.pairs(args)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	reader, wipe, err := s.reader()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer wipe()
 	if err := requireTrust(reader); err != nil {
-		return err
+		return nil, err
 	}
 	progress := new(sealfetch.Progress)
 	defer s.report(loadCounts(progress))()

@@ -34,7 +34,7 @@ const (
 
 // KEK is a key encryption key that wraps models' data keys.
 type KEK struct {
-	ID        string           // the JWK's kid, or its RFC 7638 thumbprint
+	ID        string           // the JWK's kid; for a public key without one its RFC 7638 thumbprint
 	Algorithm string           // A256KW, RSA-OAEP-256 or ECDH-ES+A256KW
 	Symmetric *secret.Key      // A256KW; else nil
 	Public    crypto.PublicKey // the other two
@@ -180,7 +180,8 @@ func parseJWK(data []byte) (*jose.JSONWebKey, error) {
 		return nil, unusable("it is larger than %d bytes", MaxSize)
 	}
 	var jwk jose.JSONWebKey
-	if err := json.Unmarshal(data, &jwk); err != nil || !jwk.Valid() {
+	err := json.Unmarshal(data, &jwk)
+	if _, symmetric := jwk.Key.([]byte); err != nil || !symmetric && !jwk.Valid() { // Valid knows asymmetric keys alone
 		return nil, unusable("it is not a valid JWK")
 	}
 	if len(jwk.KeyID) > maxKeyID {
@@ -189,14 +190,14 @@ func parseJWK(data []byte) (*jose.JSONWebKey, error) {
 	if jwk.KeyID == "" {
 		id, err := keyID(&jwk)
 		if err != nil {
-			return nil, unusable("it has no kid, and no thumbprint can be made")
+			return nil, unusable("it has no kid, which names it in envelopes")
 		}
 		jwk.KeyID = id
 	}
 	return &jwk, nil
 }
 
-// keyID is the RFC 7638 thumbprint (SHA-256) in base64url.
+// keyID is the RFC 7638 thumbprint (SHA-256) in base64url. A symmetric key has none: it would tell about the key.
 func keyID(jwk *jose.JSONWebKey) (string, error) {
 	sum, err := jwk.Thumbprint(crypto.SHA256)
 	if err != nil {
@@ -224,7 +225,7 @@ func Generate(kind string) (private, public []byte, id string, err error) {
 		key := make([]byte, symmetricLen)
 		rand.Read(key)
 		defer clear(key)
-		jwk.Key, jwk.Algorithm = key, string(jose.A256KW)
+		jwk.Key, jwk.Algorithm, jwk.KeyID = key, string(jose.A256KW), "kek-"+rand.Text()[:16]
 	case TypeKEKEC:
 		jwk.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		jwk.Algorithm = string(jose.ECDH_ES_A256KW)
@@ -241,8 +242,10 @@ func Generate(kind string) (private, public []byte, id string, err error) {
 }
 
 func marshal(jwk jose.JSONWebKey) (private, public []byte, id string, err error) {
-	if jwk.KeyID, err = keyID(&jwk); err != nil {
-		return nil, nil, "", err
+	if jwk.KeyID == "" {
+		if jwk.KeyID, err = keyID(&jwk); err != nil {
+			return nil, nil, "", err
+		}
 	}
 	if private, err = json.MarshalIndent(jwk, "", "  "); err != nil {
 		return nil, nil, "", errors.New("encoding a generated key")
