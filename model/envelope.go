@@ -48,7 +48,7 @@ type Wrap struct {
 	JWE        string `json:"jwe,omitempty"`        // compact serialization
 }
 
-// ParseEnvelope reads envelope.json.
+// ParseEnvelope reads envelope.json. Errors do not name the object it came from; the caller knows it.
 func ParseEnvelope(data []byte) (*Envelope, error) {
 	if len(data) > MaxEnvelopeSize {
 		return nil, envelopeFault(fmt.Errorf("more than %d bytes", MaxEnvelopeSize))
@@ -64,7 +64,7 @@ func ParseEnvelope(data []byte) (*Envelope, error) {
 }
 
 func envelopeFault(err error) error {
-	return fault.New(fault.Format, hintPublisher, "%s: %w", EnvelopeName, err)
+	return fault.New(fault.Format, hintPublisher, "%w", err)
 }
 
 // foreignFormat turns the error of strict parsing into a better one where the document is of another format: the fields of
@@ -83,7 +83,7 @@ func foreignFormat(data []byte, err error) error {
 // Marshal checks the envelope as ParseEnvelope would, and returns envelope.json. A fault is the caller's: fault.Usage.
 func (e *Envelope) Marshal() ([]byte, error) {
 	if err := e.check(); err != nil {
-		return nil, fault.New(fault.Usage, "", "%s: %w", EnvelopeName, err)
+		return nil, fault.New(fault.Usage, "", "no envelope can say this: %w", err)
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

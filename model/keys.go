@@ -74,11 +74,11 @@ func (k *Keys) Wipe() {
 // was not sealed under the key is fault.NotAuthentic.
 func (k *Keys) OpenManifest(sealed []byte, e *Envelope) (*Manifest, error) {
 	if size := int64(len(sealed)); size != e.Manifest.Size {
-		return nil, fault.New(fault.NotAuthentic, hintPublisher, "%s has %d bytes; %s says %d", ManifestName, size, EnvelopeName, e.Manifest.Size)
+		return nil, fault.New(fault.NotAuthentic, hintPublisher, "the object has %d bytes; the envelope says %d", size, e.Manifest.Size)
 	}
 	plaintext, err := decrypt.OpenAll(k.manifest, k.manifestContext(), sealed)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ManifestName, err)
+		return nil, err
 	}
 	m, err := ParseManifest(plaintext)
 	if err != nil {

@@ -55,7 +55,7 @@ func (m *Manifest) Size() int64 {
 	return size
 }
 
-// ParseManifest reads the plaintext of a manifest.
+// ParseManifest reads the plaintext of a manifest. Errors do not name the object it came from; the caller knows it.
 func ParseManifest(plaintext []byte) (*Manifest, error) {
 	if len(plaintext) > MaxManifestSize {
 		return nil, manifestFault(fmt.Errorf("more than %d bytes", MaxManifestSize))
@@ -71,13 +71,13 @@ func ParseManifest(plaintext []byte) (*Manifest, error) {
 }
 
 func manifestFault(err error) error {
-	return fault.New(fault.Format, hintPublisher, "%s: %w", ManifestName, err)
+	return fault.New(fault.Format, hintPublisher, "%w", err)
 }
 
 // marshal checks the manifest and returns its JSON.
 func (m *Manifest) marshal() ([]byte, error) {
 	if err := m.check(); err != nil {
-		return nil, fault.New(fault.Usage, "", "%s: %w", ManifestName, err)
+		return nil, fault.New(fault.Usage, "leave the file out with --exclude, or rename it", "no manifest can say this: %w", err)
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -86,8 +86,7 @@ func (m *Manifest) marshal() ([]byte, error) {
 		return nil, fmt.Errorf("encoding %s: %w", ManifestName, err)
 	}
 	if b.Len() > MaxManifestSize {
-		return nil, fault.New(fault.Usage, "seal fewer files, or shorter paths", "the manifest of %d files has more than %d bytes",
-			len(m.Files), MaxManifestSize)
+		return nil, m.tooLarge()
 	}
 	return b.Bytes(), nil
 }

@@ -40,8 +40,8 @@ func NewManifest(model string, version uint64, created time.Time, sources []Sour
 		}
 		m.addFile(s, object)
 	}
-	if err := m.checkSealable(); err != nil {
-		return nil, fault.New(fault.Usage, "leave the file out with --exclude, or rename it", "planning %s version %d: %w", model, version, err)
+	if _, err := m.marshal(); err != nil { // better now than when everything is uploaded
+		return nil, fmt.Errorf("planning %s version %d: %w", quote(model), version, err)
 	}
 	return m, nil
 }
@@ -61,15 +61,21 @@ func (m *Manifest) addFile(s Source, object int) {
 	o.Size += s.Size
 }
 
-// checkSealable finds out before anything is uploaded whether the manifest will pass when it is complete.
-func (m *Manifest) checkSealable() error {
-	plain, err := m.marshal()
+// CheckRoomForDigests finds out before anything is uploaded whether the manifest will still fit when every file has its
+// SHA-256: if not, it is fault.Usage.
+func (m *Manifest) CheckRoomForDigests() error {
+	plaintext, err := m.marshal()
 	if err != nil {
 		return err
 	}
-	const digestSize = len(`"sha256":"",`) + 64
-	if size := len(plain) + len(m.Files)*digestSize; size > MaxManifestSize {
-		return fmt.Errorf("the manifest of %d files has up to %d bytes, more than %d", len(m.Files), size, MaxManifestSize)
+	const digestSize = len(`,"sha256":""`) + 64
+	if len(plaintext)+len(m.Files)*digestSize > MaxManifestSize {
+		return m.tooLarge()
 	}
 	return nil
+}
+
+func (m *Manifest) tooLarge() error {
+	return fault.New(fault.Usage, "seal fewer files or shorter paths; files that are not signed need less room",
+		"the manifest of %d files has more than %d bytes", len(m.Files), MaxManifestSize)
 }

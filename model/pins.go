@@ -31,7 +31,7 @@ func (p Pins) Check(e *Envelope) error {
 func pinFault(format string, e *Envelope, args ...any) error {
 	demand := fmt.Sprintf(format, args...)
 	return fault.New(fault.Format, "if the publisher moved on, move the pin; if not, the store serves another version",
-		"%s: %s version %d is published, but %s", EnvelopeName, e.Model, e.Version, demand)
+		"%s version %d is published, but %s", e.Model, e.Version, demand)
 }
 
 // Tighten returns pins that demand what p and q demand together. Demands that no version can meet are fault.Usage: q,

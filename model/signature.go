@@ -104,7 +104,7 @@ func VerifySignature(data []byte, trusted []crypto.PublicKey, want Statement) er
 }
 
 func signatureFault(hint, format string, args ...any) error {
-	return fault.New(fault.Format, hint, SignatureName+": "+format, args...)
+	return fault.New(fault.Format, hint, format, args...)
 }
 
 // parseDSSE reads a DSSE envelope. DSSE has consumers ignore fields that they do not know, and takes either alphabet of

@@ -1,13 +1,12 @@
 // Package strictjson decodes JSON of which every byte may be hostile.
 //
-// Two readers of one document must not see two models in it. encoding/json alone would let them: it takes the last of
-// two equal keys, folds the case of names, reads null as "leave it", and replaces what is not UTF-8. Unmarshal refuses
-// all of these, besides unknown fields, absent ones, trailing bytes, and numbers that are not plain integers where
-// integers are meant.
+// Two readers of one document must not see two different things in it. encoding/json lets them: it takes the last of two
+// equal keys, folds the case of names, reads null as "leave it", and replaces what is not UTF-8. Unmarshal refuses all of
+// these, besides unknown fields, absent ones, trailing bytes, and numbers that are not plain integers where integers are
+// meant.
 //
-// The check is one pass over the bytes, directed by the Go type, before encoding/json allocates anything: a document of
-// ten million empty elements fails at its first. encoding/json then decodes the same bytes, so that syntax and
-// conversion have one judge.
+// It is one pass, directed by the Go type. Nothing is made for an element before the one in front of it is complete and
+// right, so that a document of ten million empty elements fails at its first; depth is that of the type.
 package strictjson
 
 import (
@@ -23,299 +22,222 @@ import (
 	"unicode/utf8"
 )
 
-// Unmarshal decodes data into what v points to. Struct fields are required unless tagged omitempty or omitzero; such an
-// optional field, if present, is not the empty string. Nothing in v is to be used after an error.
+// Unmarshal decodes data into what v points to, which is zero before. Struct fields are required unless tagged omitempty
+// or omitzero; such an optional field, if present, is not the empty string. After an error, nothing in v is to be used.
 //
 // It supports structs without embedding, slices, maps with string keys, strings, integers, floats, booleans, pointers
 // and implementations of encoding.TextUnmarshaler. Other types are an error for every document.
 func Unmarshal(data []byte, v any) error {
-	t := reflect.TypeOf(v)
-	if t == nil || t.Kind() != reflect.Pointer {
-		return fmt.Errorf("decoding into a %T, not a pointer", v)
+	target := reflect.ValueOf(v)
+	if target.Kind() != reflect.Pointer || target.IsNil() {
+		return fmt.Errorf("decoding into a %T, not a pointer to something", v)
 	}
-	s, err := shapeOf(t.Elem(), nil)
+	s, err := shapeOf(target.Type().Elem(), nil)
 	if err != nil {
 		return err
 	}
 	if !utf8.Valid(data) {
 		return errors.New("not UTF-8")
 	}
-	w := walker{data: data}
-	if err := w.value(s); err != nil {
+	d := decoder{data: data}
+	if err := d.value(s, target.Elem()); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v)
-}
-
-// kind is what JSON a Go type stands for.
-type kind uint8
-
-const (
-	object kind = iota
-	mapping
-	array
-	text
-	integer
-	float
-	boolean
-)
-
-// shape is a Go type as the walker sees it.
-type shape struct {
-	kind   kind
-	elem   *shape  // array, mapping
-	fields []field // object, in the order of the struct
-	want   uint64  // object: bits of the required fields
-}
-
-type field struct {
-	name     string
-	optional bool
-	shape    *shape
-}
-
-var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
-
-// shapeOf translates a type. The outer types end recursion: a recursive type has no bounded depth.
-func shapeOf(t reflect.Type, outer []reflect.Type) (*shape, error) {
-	for _, o := range outer {
-		if o == t {
-			return nil, fmt.Errorf("%v is recursive", t)
-		}
+	if d.next(); d.pos < len(data) {
+		return d.fail("something behind the end")
 	}
-	outer = append(outer, t)
-	if reflect.PointerTo(t).Implements(textUnmarshaler) {
-		return &shape{kind: text}, nil
-	}
-	switch t.Kind() {
-	case reflect.Pointer:
-		return shapeOf(t.Elem(), outer)
-	case reflect.Struct:
-		return structShape(t, outer)
-	case reflect.Slice:
-		if t.Elem().Kind() == reflect.Uint8 {
-			return &shape{kind: text}, nil
-		}
-		elem, err := shapeOf(t.Elem(), outer)
-		return &shape{kind: array, elem: elem}, err
-	case reflect.Map:
-		if t.Key().Kind() != reflect.String {
-			return nil, fmt.Errorf("%v has keys that are not strings", t)
-		}
-		elem, err := shapeOf(t.Elem(), outer)
-		return &shape{kind: mapping, elem: elem}, err
-	}
-	return scalarShape(t)
+	return nil
 }
 
-func scalarShape(t reflect.Type) (*shape, error) {
-	switch t.Kind() {
-	case reflect.String:
-		return &shape{kind: text}, nil
-	case reflect.Bool:
-		return &shape{kind: boolean}, nil
-	case reflect.Float32, reflect.Float64:
-		return &shape{kind: float}, nil
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return &shape{kind: integer}, nil
-	}
-	return nil, fmt.Errorf("%v is not supported", t)
-}
-
-func structShape(t reflect.Type, outer []reflect.Type) (*shape, error) {
-	s := &shape{kind: object}
-	for f := range t.Fields() {
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "-" || !f.IsExported() && !f.Anonymous {
-			continue
-		}
-		if f.Anonymous || name == "" || len(s.fields) == 64 {
-			return nil, fmt.Errorf("%v.%s: fields need a name in their tag, and a struct has at most 64", t, f.Name)
-		}
-		elem, err := shapeOf(f.Type, outer)
-		if err != nil {
-			return nil, err
-		}
-		optional := strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero")
-		if !optional {
-			s.want |= 1 << len(s.fields)
-		}
-		s.fields = append(s.fields, field{name, optional, elem})
-	}
-	return s, nil
-}
-
-// walker passes over a document. It follows the structure exactly and leaves the spelling of numbers, literals and
-// strings to encoding/json, except where that is lax.
-type walker struct {
+// decoder reads a document from front to back.
+type decoder struct {
 	data []byte
 	pos  int
 }
 
-// value passes over one value of shape s.
-func (w *walker) value(s *shape) error {
-	switch c := w.next(); {
-	case c == 'n':
-		return w.fail("null")
-	case s.kind == object && c == '{':
-		return w.object(s)
-	case s.kind == mapping && c == '{':
-		return w.mapping(s)
-	case s.kind == array && c == '[':
-		return w.array(s)
-	case s.kind == text && c == '"':
-		_, err := w.text()
-		return err
-	case s.kind == integer && (c == '-' || '0' <= c && c <= '9'):
-		return w.integer()
-	case s.kind == float && (c == '-' || '0' <= c && c <= '9'), s.kind == boolean && (c == 't' || c == 'f'):
-		w.token()
-		return nil
+// value decodes one value of shape s into v.
+func (d *decoder) value(s *shape, v reflect.Value) error {
+	for v.Kind() == reflect.Pointer {
+		v.Set(reflect.New(v.Type().Elem()))
+		v = v.Elem()
 	}
-	return w.fail("not " + [...]string{"an object", "an object", "an array", "a string", "an integer", "a number", "a boolean"}[s.kind])
+	switch c := d.next(); {
+	case c == 'n':
+		return d.fail("null")
+	case s.kind == object && c == '{':
+		return d.object(s, v)
+	case s.kind == mapping && c == '{':
+		return d.mapping(s, v)
+	case s.kind == array && c == '[':
+		return d.array(s, v)
+	case (s.kind == text || s.kind == parsed) && c == '"':
+		return d.text(s, v)
+	case s.kind == integer && startsNumber(c):
+		return d.integer(v)
+	case s.kind == float && startsNumber(c), s.kind == boolean && (c == 't' || c == 'f'):
+		start := d.pos
+		return d.failIf(json.Unmarshal(d.token(), v.Addr().Interface()), start)
+	}
+	return d.fail("not " + kindNames[s.kind])
 }
 
-// object passes over an object whose keys are the fields of a struct.
-func (w *walker) object(s *shape) error {
+func startsNumber(c byte) bool { return c == '-' || '0' <= c && c <= '9' }
+
+// object decodes an object whose keys are the fields of a struct.
+func (d *decoder) object(s *shape, v reflect.Value) error {
 	var seen uint64
 	guess := 0 // fields mostly come in the order of the struct
-	err := w.members(func(key []byte) error {
+	err := d.members(func(key []byte) error {
 		i := s.find(key, guess)
 		switch {
 		case i < 0:
-			return w.fail("unknown field")
+			return d.fail("unknown field")
 		case seen&(1<<i) != 0:
-			return w.fail("duplicate field")
-		case s.fields[i].optional && bytes.HasPrefix(w.rest(), []byte(`""`)):
-			return w.fail("empty; an optional field is left out instead")
+			return d.fail("duplicate field")
+		case s.fields[i].optional && bytes.HasPrefix(d.data[d.pos:], []byte(`""`)):
+			return d.fail("empty; an optional field is left out instead")
 		}
 		seen |= 1 << i
 		guess = i + 1
-		return w.value(s.fields[i].shape)
+		return d.value(s.fields[i].shape, v.Field(s.fields[i].index))
 	})
 	if err != nil {
 		return err
 	}
 	for i, f := range s.fields {
-		if s.want&^seen&(1<<i) != 0 {
-			return w.fail(fmt.Sprintf("no field %q", f.name))
+		if !f.optional && seen&(1<<i) == 0 {
+			return d.fail(fmt.Sprintf("no field %q", f.name))
 		}
 	}
 	return nil
 }
 
-// find returns the index of the field called key, or -1. Names are compared as they are spelled: no case folding, no
-// escapes.
-func (s *shape) find(key []byte, guess int) int {
-	if guess < len(s.fields) && s.fields[guess].name == string(key) {
-		return guess
-	}
-	for i := range s.fields {
-		if s.fields[i].name == string(key) {
-			return i
+// mapping decodes an object whose keys are free.
+func (d *decoder) mapping(s *shape, v reflect.Value) error {
+	v.Set(reflect.MakeMap(v.Type()))
+	return d.members(func(key []byte) error {
+		if bytes.IndexByte(key, '\\') >= 0 { // it could equal another key that is spelled plainly
+			return d.fail("escape in a key")
 		}
-	}
-	return -1
-}
-
-// mapping passes over an object whose keys are free.
-func (w *walker) mapping(s *shape) error {
-	seen := make(map[string]bool)
-	return w.members(func(key []byte) error {
-		switch {
-		case bytes.IndexByte(key, '\\') >= 0: // it could equal another key that is spelled plainly
-			return w.fail("escape in a key")
-		case seen[string(key)]:
-			return w.fail("duplicate key")
+		k := reflect.ValueOf(string(key)).Convert(v.Type().Key())
+		if v.MapIndex(k).IsValid() {
+			return d.fail("duplicate key")
 		}
-		seen[string(key)] = true
-		return w.value(s.elem)
+		elem := reflect.New(v.Type().Elem()).Elem()
+		if err := d.value(s.elem, elem); err != nil {
+			return err
+		}
+		v.SetMapIndex(k, elem)
+		return nil
 	})
 }
 
-// members passes over an object; it calls visit at each value. Errors name the key.
-func (w *walker) members(visit func(key []byte) error) error {
-	w.pos++ // {
+// members passes over an object and calls visit at each value. Keys are as they are spelled, escapes and all.
+func (d *decoder) members(visit func(key []byte) error) error {
+	d.pos++ // {
 	for first := true; ; first = false {
-		switch c := w.next(); {
+		switch c := d.next(); {
 		case c == '}':
-			w.pos++
+			d.pos++
 			return nil
 		case !first && c == ',':
-			w.pos++
+			d.pos++
 		case !first:
-			return w.fail("neither , nor }")
+			return d.fail("neither , nor }")
 		}
-		if w.next() != '"' {
-			return w.fail("not a key")
+		if d.next() != '"' {
+			return d.fail("not a key")
 		}
-		key, err := w.text()
+		key, _, err := d.quoted()
 		if err != nil {
 			return err
 		}
-		if w.next() != ':' {
-			return w.fail("no colon behind a key")
+		if d.next() != ':' {
+			return d.fail("no colon behind a key")
 		}
-		w.pos++
-		w.next()
+		d.pos++
+		d.next()
 		if err := visit(key); err != nil {
 			return within(name(key), err)
 		}
 	}
 }
 
-// array passes over an array. Errors name the index.
-func (w *walker) array(s *shape) error {
-	w.pos++ // [
+func (d *decoder) array(s *shape, v reflect.Value) error {
+	d.pos++ // [
+	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
 	for i := 0; ; i++ {
-		switch c := w.next(); {
+		switch c := d.next(); {
 		case c == ']':
-			w.pos++
+			d.pos++
 			return nil
 		case i > 0 && c == ',':
-			w.pos++
+			d.pos++
 		case i > 0:
-			return w.fail("neither , nor ]")
+			return d.fail("neither , nor ]")
 		}
-		if err := w.value(s.elem); err != nil {
+		v.Grow(1)
+		v.SetLen(i + 1)
+		if err := d.value(s.elem, v.Index(i)); err != nil {
 			return within(fmt.Sprintf("[%d]", i), err)
 		}
 	}
 }
 
-// text passes over a string and returns what stands between its quotes, escapes as they are.
-func (w *walker) text() ([]byte, error) {
-	w.pos++ // "
-	start := w.pos
-	for {
-		n := bytes.IndexByte(w.data[w.pos:], '"')
-		if n < 0 {
-			return nil, w.fail("unterminated string")
+// text decodes a string. encoding/json undoes escapes, which are rare.
+func (d *decoder) text(s *shape, v reflect.Value) error {
+	start := d.pos
+	b, escaped, err := d.quoted()
+	if err != nil {
+		return err
+	}
+	if escaped {
+		var plain string
+		if err := json.Unmarshal(d.data[start:d.pos], &plain); err != nil {
+			return d.failIf(err, start)
 		}
-		escape := bytes.IndexByte(w.data[w.pos:w.pos+n], '\\')
-		if escape < 0 {
-			w.pos += n + 1
-			return w.data[start : w.pos-1], nil
-		}
-		w.pos += escape
-		if err := w.escape(); err != nil {
-			return nil, err
+		b = []byte(plain)
+	}
+	if s.kind == parsed {
+		return d.failIf(v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText(b), start)
+	}
+	v.SetString(string(b))
+	return nil
+}
+
+// quoted passes over a string and returns what stands between its quotes.
+func (d *decoder) quoted() (b []byte, escaped bool, err error) {
+	d.pos++ // "
+	for start := d.pos; d.pos < len(d.data); {
+		switch c := d.data[d.pos]; {
+		case c == '"':
+			d.pos++
+			return d.data[start : d.pos-1], escaped, nil
+		case c == '\\':
+			escaped = true
+			if err := d.escape(); err != nil {
+				return nil, false, err
+			}
+		case c < ' ':
+			return nil, false, d.fail("control character in a string")
+		default:
+			d.pos++
 		}
 	}
+	return nil, false, d.fail("unterminated string")
 }
 
 // escape passes over an escape. Half a surrogate pair stands for no character; encoding/json would make one up.
-func (w *walker) escape() error {
-	r, n := codeUnit(w.rest())
+func (d *decoder) escape() error {
+	r, n := codeUnit(d.data[d.pos:])
 	if n > 0 && utf16.IsSurrogate(r) {
-		low, m := codeUnit(w.data[w.pos+n:])
+		low, m := codeUnit(d.data[d.pos+n:])
 		if m == 0 || utf16.DecodeRune(r, low) == utf8.RuneError {
-			return w.fail("half a surrogate pair")
+			return d.fail("half a surrogate pair")
 		}
 		n += m
 	}
-	w.pos = min(w.pos+max(n, 2), len(w.data))
+	d.pos = min(d.pos+max(n, 2), len(d.data))
 	return nil
 }
 
@@ -325,44 +247,46 @@ func codeUnit(b []byte) (rune, int) {
 	if len(b) < size || b[0] != '\\' || b[1] != 'u' {
 		return 0, 0
 	}
-	var r rune
-	for _, c := range b[2:size] {
-		digit := bytes.IndexByte([]byte("0123456789abcdef"), c|0x20)
-		if digit < 0 {
-			return 0, 0
-		}
-		r = r<<4 | rune(digit)
+	r, err := strconv.ParseUint(string(b[2:size]), 16, 16)
+	if err != nil {
+		return 0, 0
 	}
-	return r, size
+	return rune(r), size
 }
 
-// integer passes over a number that is a plain integer: no fraction, no exponent, no minus zero.
-func (w *walker) integer() error {
-	start := w.pos
-	w.token()
-	digits := bytes.TrimPrefix(w.data[start:w.pos], []byte("-"))
-	for _, c := range digits {
-		if c < '0' || c > '9' {
-			return w.fail("not an integer")
-		}
+// integer decodes a number that is a plain integer: no fraction, no exponent, no leading zero, no minus zero.
+func (d *decoder) integer(v reflect.Value) error {
+	start := d.pos
+	digits := string(d.token())
+	if digits != "0" && strings.HasPrefix(strings.TrimPrefix(digits, "-"), "0") {
+		return d.failAt(start, "not an integer, or spelled with a needless zero")
 	}
-	if w.data[start] == '-' && bytes.HasPrefix(digits, []byte("0")) {
-		return w.fail("minus zero")
+	if v.CanInt() {
+		n, err := strconv.ParseInt(digits, 10, v.Type().Bits())
+		v.SetInt(n)
+		return d.failIf(err, start)
 	}
-	return nil
+	n, err := strconv.ParseUint(digits, 10, v.Type().Bits())
+	v.SetUint(n)
+	return d.failIf(err, start)
 }
 
-// token passes over a number or a literal.
-func (w *walker) token() {
-	for w.pos < len(w.data) && !bytes.ContainsRune([]byte(" \t\r\n,]}"), rune(w.data[w.pos])) {
-		w.pos++
+// token passes over a number or a literal and returns it.
+func (d *decoder) token() []byte {
+	start := d.pos
+	for ; d.pos < len(d.data); d.pos++ {
+		switch d.data[d.pos] {
+		case ' ', '\t', '\r', '\n', ',', ']', '}':
+			return d.data[start:d.pos]
+		}
 	}
+	return d.data[start:]
 }
 
 // next skips white space and returns the byte there, or 0 at the end.
-func (w *walker) next() byte {
-	for ; w.pos < len(w.data); w.pos++ {
-		switch c := w.data[w.pos]; c {
+func (d *decoder) next() byte {
+	for ; d.pos < len(d.data); d.pos++ {
+		switch c := d.data[d.pos]; c {
 		case ' ', '\t', '\r', '\n':
 		default:
 			return c
@@ -370,10 +294,6 @@ func (w *walker) next() byte {
 	}
 	return 0
 }
-
-func (w *walker) rest() []byte { return w.data[w.pos:] }
-
-func (w *walker) fail(what string) error { return &Error{Offset: w.pos, What: what} }
 
 // Error says what is wrong where in a document.
 type Error struct {
@@ -387,6 +307,17 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("%s (byte %d)", e.What, e.Offset)
 	}
 	return fmt.Sprintf("%s: %s (byte %d)", e.Path, e.What, e.Offset)
+}
+
+func (d *decoder) fail(what string) error { return d.failAt(d.pos, what) }
+
+func (d *decoder) failAt(offset int, what string) error { return &Error{Offset: offset, What: what} }
+
+func (d *decoder) failIf(err error, offset int) error {
+	if err == nil {
+		return nil
+	}
+	return d.failAt(offset, cut(err.Error()))
 }
 
 // within puts an element in front of an error's path.
@@ -403,6 +334,15 @@ func within(element string, err error) error {
 		path += "." + e.Path
 	}
 	return &Error{path, e.Offset, e.What}
+}
+
+// cut bounds what a message quotes of the document.
+func cut(s string) string {
+	const most = 200
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
 }
 
 // name makes a key fit for a message: bounded, and quoted where it is not a plain word.

@@ -63,20 +63,28 @@ func TestRefusals(t *testing.T) {
 		{`{"size":-1}`, `null`, "items[0]: null"},
 		{`"deep":{"size":0}`, `"deep":null`, "deep: null"},
 		{`{"size":-1}`, `{"size":1,"label":""}`, "items[0].label: empty"},
-		{`"version":3`, `"version":3.0`, "not an integer"},
-		{`"version":3`, `"version":3e0`, "not an integer"},
+		{`"version":3`, `"version":3.0`, "version: strconv.ParseUint"},
+		{`"version":3`, `"version":3e0`, "version: strconv.ParseUint"},
 		{`"version":3`, `"version":"3"`, "version: not an integer"},
-		{`"size":0`, `"size":-0`, "minus zero"},
-		{`"size":0`, `"size":-`, "invalid character"},
-		{`"version":3`, `"version":03`, "invalid character"},
-		{`"version":3`, `"version":-3`, "cannot unmarshal"},
-		{`"version":3`, `"version":18446744073709551616`, "cannot unmarshal"},
-		{`"on":true`, `"on":tru`, "invalid character"},
+		{`"version":3`, `"version":03`, "version: not an integer"},
+		{`"version":3`, `"version":-3`, "version: strconv.ParseUint"},
+		{`"version":3`, `"version":18446744073709551616`, "out of range"},
+		{`"size":0`, `"size":-0`, "size: not an integer"},
+		{`"size":0`, `"size":-`, "size: strconv.ParseInt"},
+		{`"size":0`, `"size":9223372036854775808`, "out of range"},
+		{`1.5e3`, `1.5e`, "ratio: "},
+		{`1.5e3`, `01`, "ratio: "},
+		{`1.5e3`, `1e999`, "ratio: "},
+		{`"on":true`, `"on":tru`, "on: "},
+		{`"on":true`, `"on":truer`, "on: "},
 		{`"on":true`, `"on":1`, "on: not a boolean"},
 		{`"name":"n"`, `"name":{}`, "name: not a string"},
+		{`"2026-11-22T10:00:00Z"`, `"2026-11-22"`, "when: parsing time"},
+		{`"2026-11-22T10:00:00Z"`, `1`, "when: not a string"},
 		{`"items":[`, `"items":{`, "items: not an array"},
 		{`"deep":{"size":0}`, `"deep":[]`, "deep: not an object"},
-		{`"size":0}}`, `"size":0}} {}`, "after top-level value"},
+		{`"size":0}}`, `"size":0}} {}`, "behind the end"},
+		{`"size":0}}`, "\"size\":0}}\x00", "behind the end"},
 		{`"size":0}}`, `"size":0}`, "neither , nor }"},
 		{`"size":0}}`, `"size":0,}}`, "not a key"},
 		{`{"size":-1}`, `{"size":-1},`, "not an object"},
@@ -85,13 +93,16 @@ func TestRefusals(t *testing.T) {
 		{`"name":"n"`, `"name":"\ud800\u0061"`, "half a surrogate pair"},
 		{`"name":"n"`, `"name":"\udc00"`, "half a surrogate pair"},
 		{`"name":"n"`, `"name":"\uD83D\uDE0`, "half a surrogate pair"},
+		{`"name":"n"`, `"name":"\u00g0"`, "name: invalid character"},
+		{`"name":"n"`, `"name":"\x"`, "name: invalid character"},
 		{`"name":"n"`, "\"name\":\"\xff\"", "not UTF-8"},
 		{`"name":"n"`, "\"name\":\"\xed\xa0\x80\"", "not UTF-8"},
-		{`"name":"n"`, "\"name\":\"a\nb\"", "invalid character"},
+		{`"name":"n"`, "\"name\":\"a\nb\"", "control character"},
 		{`"name":"n"`, `"name":"n`, "neither , nor }"},
 		{good, "", "not an object"},
+		{good, `{"name":"`, "unterminated string"},
 		{good, "\ufeff" + good, "not an object"},
-		{good, `"\`, "not an object"},
+		{good, `{"\`, "unterminated string"},
 	} {
 		data := strings.Replace(good, c.old, c.new, 1)
 		if data == good {
@@ -116,7 +127,7 @@ func TestTypesThatCannotBeChecked(t *testing.T) {
 	type nested struct {
 		X embedded `json:"x"`
 	}
-	for _, v := range []any{nil, document{}, new(any), new(map[int]string), new(recursive), new(untagged), new([]any),
+	for _, v := range []any{nil, document{}, (*document)(nil), new(any), new(map[int]string), new(recursive), new(untagged), new([]any),
 		new(embedded), new(nested)} {
 		if err := strictjson.Unmarshal([]byte(`{}`), v); err == nil {
 			t.Errorf("%T: no error", v)
@@ -128,6 +139,10 @@ func TestKeysInMessagesAreBounded(t *testing.T) {
 	var v document
 	err := strictjson.Unmarshal(fmt.Appendf(nil, "{%q:1}", strings.Repeat("x", 1<<16)), &v)
 	if err == nil || len(err.Error()) > 200 {
+		t.Errorf("message of %d bytes", len(err.Error()))
+	}
+	err = strictjson.Unmarshal(fmt.Appendf(nil, `{"version":%s}`, strings.Repeat("1", 1<<16)), &v)
+	if err == nil || len(err.Error()) > 300 {
 		t.Errorf("message of %d bytes", len(err.Error()))
 	}
 	err = strictjson.Unmarshal([]byte("{\"\x1b[2J\":1}"), &v)
