@@ -128,6 +128,16 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
+// workDir returns a directory for tests of many files: in memory if possible.
+func workDir(t *testing.T) string {
+	t.Helper()
+	if dir, err := os.MkdirTemp("/dev/shm", "target-test-"); err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		return dir
+	}
+	return t.TempDir()
+}
+
 // tmpfsDir returns a directory in /dev/shm, and skips where that is no tmpfs.
 func tmpfsDir(t testing.TB) string {
 	t.Helper()

@@ -260,7 +260,7 @@ func TestOnlyStaleStagingIsRemoved(t *testing.T) {
 }
 
 func TestManyEntriesAreAllRead(t *testing.T) {
-	dir := t.TempDir()
+	dir := workDir(t)
 	for i := range 600 {
 		writeFile(t, filepath.Join(dir, strings.Repeat("x", i%200+1)+string(rune('a'+i/200))), "")
 	}
