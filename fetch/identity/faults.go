@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -82,9 +83,15 @@ func answerOf(err error) answer {
 	if errors.As(err, &api) {
 		a.code, a.message = api.ErrorCode(), oneLine(api.ErrorMessage())
 	}
+	var status interface{ HTTPStatusCode() int }
+	if errors.As(err, &status) {
+		a.status = status.HTTPStatusCode()
+	}
+	if a.code == "" && a.status != 0 {
+		a.code = fmt.Sprintf("HTTP %d", a.status)
+	}
 	var resp *smithyhttp.ResponseError
 	if errors.As(err, &resp) && resp.Response != nil {
-		a.status = resp.HTTPStatusCode()
 		a.region = resp.Response.Header.Get("x-amz-bucket-region")
 	}
 	var withID *awshttp.ResponseError
@@ -194,6 +201,9 @@ func otherwise(action string, status int) rule {
 		return rule{kind: fault.Access, cause: "refused", cure: "look the error code up in the S3 API reference"}
 	case strings.HasPrefix(action, "kms:"):
 		return rule{kind: fault.Refused, cause: "refused", cure: "look the error code up in the KMS API reference"}
+	case strings.HasPrefix(action, "pod-identity:"):
+		return rule{kind: fault.Identity, cause: "the agent refuses", cure: "check that the ServiceAccount has a pod identity association " +
+			"and that its role trusts pods.eks.amazonaws.com, then recreate the pod"}
 	default:
 		return rule{kind: fault.Identity, cause: "refused", cure: "look the error code up in the STS API reference"}
 	}

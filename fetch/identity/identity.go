@@ -148,7 +148,7 @@ func (p PodIdentity) MarshalJSON() ([]byte, error) { return json.Marshal(p.URI) 
 
 // Assumed says what a role session was granted. It holds nothing secret.
 type Assumed struct {
-	Hop            int    // 1 for the first role
+	Hop            int    // 0 for the web identity, then the place in the role chain
 	Action         string // "sts:AssumeRoleWithWebIdentity" or "sts:AssumeRole"
 	RoleARN        string
 	AssumedRoleARN string
@@ -180,6 +180,10 @@ func (c *Config) fill() {
 		c.Now = time.Now
 	}
 	c.SessionName = cmp.Or(c.SessionName, "sealfetch")
+	if len(c.SessionPolicy.JSON) > maxPolicy { // check has refused it where it is required
+		c.log().Warn("the session policy is longer than AWS takes; going on with all permissions of the role", "limit", maxPolicy)
+		c.SessionPolicy = SessionPolicy{}
+	}
 }
 
 // region is STS's: where none is set, the one in the first role's partition that always exists.

@@ -197,7 +197,7 @@ func (c *Config) step(name string, retrieve func(context.Context) (aws.Credentia
 
 func (c *Config) webIdentityStep(tokens TokenProvider) step {
 	w := &webIdentity{tokens: tokens, session: session{
-		cfg: c, client: c.sts(nil), hop: 1, action: actionWebIdentity, roleARN: c.RoleARN, name: c.SessionName, policy: c.policyOf(-1),
+		cfg: c, client: c.sts(nil), action: actionWebIdentity, roleARN: c.RoleARN, name: c.SessionName, policy: c.policyOf(-1),
 	}}
 	return c.step("web identity, "+c.RoleARN, w.retrieve)
 }
@@ -212,15 +212,11 @@ func (c *Config) hopStep(i int, source Source, from step) step {
 	if hop.SessionName == "" {
 		hop.SessionName = c.SessionName
 	}
-	number := i + 1
-	if source == WebIdentity || source == OIDC {
-		number++
-	}
 	a := &assumeRole{hop: hop, from: from, session: session{
-		cfg: c, client: c.sts(from.creds), hop: number, action: actionAssumeRole, roleARN: hop.RoleARN, name: hop.SessionName,
+		cfg: c, client: c.sts(from.creds), hop: i + 1, action: actionAssumeRole, roleARN: hop.RoleARN, name: hop.SessionName,
 		policy: c.policyOf(i),
 	}}
-	return c.step(fmt.Sprintf("hop %d, %s", number, hop.RoleARN), a.retrieve)
+	return c.step(fmt.Sprintf("hop %d, %s", i+1, hop.RoleARN), a.retrieve)
 }
 
 // policyOf is the session policy for RoleChain[i], and for the web identity role with -1. Sessions that only lead to
@@ -300,15 +296,15 @@ func (c *Config) podStep() step {
 	if c.CABundle != nil {
 		transport.TLSClientConfig.RootCAs, _ = pool(c.CABundle) // checked by httpClient
 	}
-	provider := endpointcreds.New(c.PodIdentity.URI, func(o *endpointcreds.Options) {
-		o.HTTPClient = &http.Client{Transport: transport, Timeout: stsTimeout}
-		o.AuthorizationToken = c.PodIdentity.Token
-		if c.PodIdentity.TokenFile != "" {
-			o.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(c.PodIdentity.token)
-		}
-	})
+	client := &http.Client{Transport: transport, Timeout: stsTimeout}
 	return c.step(c.name(Pod), func(ctx context.Context) (aws.Credentials, error) {
-		creds, err := provider.Retrieve(ctx)
+		token, err := c.PodIdentity.token()
+		if err != nil {
+			return aws.Credentials{}, err
+		}
+		creds, err := endpointcreds.New(c.PodIdentity.URI, func(o *endpointcreds.Options) {
+			o.HTTPClient, o.AuthorizationToken = client, token
+		}).Retrieve(ctx)
 		if err != nil {
 			return creds, Diagnose(err, Op{Action: "pod-identity:GetCredentials", Resource: c.PodIdentity.URI})
 		}
@@ -317,6 +313,9 @@ func (c *Config) podStep() step {
 }
 
 func (p PodIdentity) token() (string, error) {
+	if p.TokenFile == "" {
+		return p.Token, nil
+	}
 	b, err := os.ReadFile(p.TokenFile)
 	if err != nil {
 		return "", fault.New(fault.Identity, "check the pod identity association and recreate the pod", "no pod identity token: %w", err)
