@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
@@ -13,6 +14,7 @@ import (
 	"maps"
 	"math/big"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -29,11 +31,16 @@ type Authority struct {
 	chain  [][]byte // DER, root first
 	issuer *x509.Certificate
 	key    *ecdsa.PrivateKey // of issuer
+
+	// endorsementKey is that of every TPM under this authority: an RSA key takes time to make, and none of them keeps
+	// anything from another.
+	endorsementKey func() (*rsa.PrivateKey, error)
 }
 
 // NewAuthority makes a root, a regional and a zonal certificate, valid around the present of now.
 func NewAuthority(now func() time.Time) (*Authority, error) {
 	a := &Authority{now: now}
+	a.endorsementKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 	for i, name := range []string{"INSECURE TEST ROOT aws.nitro-enclaves", "INSECURE TEST region", "INSECURE TEST zone"} {
 		template := a.template(name, 30*24*time.Hour)
 		template.IsCA = true

@@ -9,7 +9,6 @@
 package nitrotpm
 
 import (
-	"crypto/rsa"
 	"crypto/sha512"
 	"maps"
 	"slices"
@@ -43,17 +42,20 @@ type TPM struct {
 	opts   Options
 	signer *Signer
 
-	mu       sync.Mutex
+	turn sync.Mutex // held for the whole of a command
+
+	mu       sync.Mutex // guards what follows; a command that hangs lets go of it
 	pcrs     [pcrCount][48]byte
 	indices  map[uint32]*nvIndex
 	objects  map[uint32]*object
 	sessions map[uint32]*session
-	next     uint32 // handle counter of objects and sessions
-	ek       *rsa.PrivateKey
+	next     uint32   // handle counter of objects and sessions
 	seen     []uint32 // command codes, in order
+	proven   int      // commands under an HMAC session
 	retries  int      // commands still to be answered with TPM_RC_RETRY
 	hangOn   uint32
 	released chan struct{} // closed when a hung TPM is let go
+	release  sync.Once
 }
 
 // New makes a TPM with PCRs as after a boot: 0 to 9 measured, 17 to 22 all ones, the others zero.
@@ -123,6 +125,13 @@ func (t *TPM) Loaded() int {
 	return len(t.objects) + len(t.sessions)
 }
 
+// Sessions counts the commands that were authorized by an HMAC session.
+func (t *TPM) Sessions() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proven
+}
+
 // Commands lists the codes of the commands received so far.
 func (t *TPM) Commands() []uint32 {
 	t.mu.Lock()
@@ -138,7 +147,7 @@ func (t *TPM) HangOn(code uint32) {
 }
 
 // Release lets a hung TPM go on with the command that it hangs on.
-func (t *TPM) Release() { close(t.released) }
+func (t *TPM) Release() { t.release.Do(func() { close(t.released) }) }
 
 // RetryNext has the next n commands answered with TPM_RC_RETRY.
 func (t *TPM) RetryNext(n int) {
@@ -158,6 +167,8 @@ type call struct {
 
 // Execute runs one command and returns its response.
 func (t *TPM) Execute(command []byte) []byte {
+	t.turn.Lock()
+	defer t.turn.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	handles, body, c, rc := t.run(command)
@@ -222,7 +233,7 @@ func (t *TPM) run(raw []byte) (handles []uint32, body []byte, c *call, rc tpm2.T
 	return handles, body, c, rc
 }
 
-// hang waits with the TPM locked, as a TPM that works on nothing else.
+// hang waits, and keeps every other command waiting too.
 func (t *TPM) hang() {
 	t.mu.Unlock()
 	<-t.released
