@@ -103,7 +103,7 @@ func newPublication(job SealJob, files []sourceFile) (*publication, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &publication{job: job, files: files, manifest: manifest, contents: manifest.Contents()}
+	p := &publication{job: job, files: inOrderOf(manifest, files), manifest: manifest, contents: manifest.Contents()}
 	if p.mdk, err = secret.Random(keybroker.KeySize); err != nil {
 		return nil, err
 	}
@@ -111,7 +111,28 @@ func newPublication(job SealJob, files []sourceFile) (*publication, error) {
 		p.mdk.Wipe()
 		return nil, err
 	}
+	if err := p.prepare(); err != nil {
+		p.keys.Wipe()
+		p.mdk.Wipe()
+		return nil, err
+	}
 	return p, nil
+}
+
+// prepare makes a sealer of every object and meets the limits that can be met without a request.
+func (p *publication) prepare() (err error) {
+	if p.job.Signer != nil {
+		if err := p.manifest.CheckRoomForDigests(); err != nil {
+			return err
+		}
+	}
+	p.sealers = make([]*decrypt.Sealer, len(p.manifest.Objects))
+	for i := range p.sealers {
+		if p.sealers[i], err = p.keys.SealObject(&p.manifest.Objects[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // end wipes the keys and, after an error, takes back what is up.
@@ -160,14 +181,9 @@ func (p *publication) wrapKey(ctx context.Context) error {
 }
 
 // putData seals and uploads the data objects, many parts at a time.
-func (p *publication) putData(ctx context.Context) (err error) {
-	p.sealers = make([]*decrypt.Sealer, len(p.manifest.Objects))
+func (p *publication) putData(ctx context.Context) error {
 	objects := make([]fetch.NewObject, len(p.manifest.Objects))
-	for i := range p.manifest.Objects {
-		o := &p.manifest.Objects[i]
-		if p.sealers[i], err = p.keys.SealObject(o); err != nil {
-			return err
-		}
+	for i, o := range p.manifest.Objects {
 		objects[i] = fetch.NewObject{Name: o.Name, Size: decrypt.SealedSize(o.Size), Head: decrypt.HeaderSize, Step: decrypt.SealedChunkSize}
 		p.job.Progress.BytesTotal.Add(objects[i].Size)
 	}

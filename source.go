@@ -27,7 +27,7 @@ type sourceFile struct {
 	modified time.Time
 }
 
-// scan lists the regular files below dir, in path order. Symbolic links to regular files are followed, as Hugging Face
+// scan lists the regular files below dir. Symbolic links to regular files are followed, as Hugging Face
 // snapshots are made of them; hidden files and those that match a pattern of exclude are left out.
 func scan(dir string, exclude []string) (files []sourceFile, leftOut []string, err error) {
 	excluded, err := model.NewSelection(exclude, nil)
@@ -62,8 +62,21 @@ func scan(dir string, exclude []string) (files []sourceFile, leftOut []string, e
 	if len(files) == 0 {
 		return nil, nil, fault.New(fault.Usage, "name the directory that holds the model's files", "%q holds no files to seal", dir)
 	}
-	slices.SortFunc(files, func(a, b sourceFile) int { return strings.Compare(a.Path, b.Path) })
 	return files, leftOut, nil
+}
+
+// inOrderOf puts the files into the order of the manifest, which has one entry for each: from here on one index is
+// good for both.
+func inOrderOf(manifest *model.Manifest, files []sourceFile) []sourceFile {
+	byPath := make(map[string]sourceFile, len(files))
+	for _, f := range files {
+		byPath[f.Path] = f
+	}
+	ordered := make([]sourceFile, len(manifest.Files))
+	for i, f := range manifest.Files {
+		ordered[i] = byPath[f.Path]
+	}
+	return ordered
 }
 
 func skip(entry fs.DirEntry) error {
