@@ -2,22 +2,17 @@ package keybroker
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
-	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/sealfetch/sealfetch/internal/fault"
 	"github.com/sealfetch/sealfetch/internal/keyfile"
 	"github.com/sealfetch/sealfetch/internal/secret"
+	"github.com/sealfetch/sealfetch/internal/strictjson"
 )
 
 // maxJWE bounds a wrap's JWE: 32 bytes under any permitted algorithm need far less.
 const maxJWE = 8 << 10
-
-// keyAlgorithms are the only ways a local KEK wraps a data key, and A256GCM is the only content encryption.
-var keyAlgorithms = []jose.KeyAlgorithm{jose.A256KW, jose.RSA_OAEP_256, jose.ECDH_ES_A256KW}
 
 // Local is a key encryption key that the operator holds in a file: Broker and Wrapper for wraps of type jwe.
 type Local struct {
@@ -32,12 +27,12 @@ func (l *Local) Holds(w Wrap) bool { return w.Type == TypeJWE && w.KID == l.kek.
 
 // jweHeader is the protected header of a wrap. What is not listed is refused: crit, zip, jku and their like.
 type jweHeader struct {
-	Alg     string          `json:"alg"`
-	Enc     string          `json:"enc"`
-	KID     string          `json:"kid"`
-	EPK     json.RawMessage `json:"epk"`
-	Model   string          `json:"model"`
-	Version uint64          `json:"version"`
+	Alg     string     `json:"alg"`
+	Enc     string     `json:"enc"`
+	KID     string     `json:"kid"`
+	EPK     *senderKey `json:"epk,omitempty"`
+	Model   string     `json:"model"`
+	Version uint64     `json:"version"`
 }
 
 // Release opens the wrap. A KEK that does not open it, and a wrap made for another model or version, are errors of kind
@@ -46,51 +41,44 @@ func (l *Local) Release(_ context.Context, r Request) (*Release, error) {
 	if !l.kek.CanUnwrap() {
 		return nil, fault.New(fault.Usage, "give the private key", "the key %s is only the public half", l.kek.ID)
 	}
-	if err := l.checkHeader(r); err != nil {
+	object, err := parseCompact(r.Wrap.JWE)
+	if err != nil {
+		return nil, l.unusable("%w", err)
+	}
+	header, err := l.checkHeader(object.header, r)
+	if err != nil {
 		return nil, err
 	}
-	object, err := jose.ParseEncryptedCompact(r.Wrap.JWE, keyAlgorithms, []jose.ContentEncryption{jose.A256GCM})
+	plain, err := object.open(l.kek, header.EPK)
 	if err != nil {
-		return nil, l.unusable("is not a JWE as this format has it")
+		return nil, l.unusable("%w", errNotOpened)
 	}
-	plain, err := object.Decrypt(l.key())
-	if err != nil {
-		return nil, l.unusable("is not opened by this key")
+	if len(plain) != KeySize {
+		clear(plain)
+		return nil, l.unusable("does not hold %d bytes", KeySize)
 	}
 	mdk, err := secret.Take(plain)
 	if err != nil {
 		return nil, err
 	}
-	if len(mdk.Bytes()) != KeySize {
-		mdk.Wipe()
-		return nil, l.unusable("does not hold %d bytes", KeySize)
-	}
 	return &Release{MDK: mdk, KeyID: l.kek.ID, Assurance: AssuranceNone, Attester: "none"}, nil
 }
 
 // checkHeader reads the protected header before anything is decrypted: what it says is believed only as far as it must
-// equal what is asked for, and Decrypt authenticates it.
-func (l *Local) checkHeader(r Request) error {
-	encoded, _, _ := strings.Cut(r.Wrap.JWE, ".")
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil || len(r.Wrap.JWE) > maxJWE {
-		return l.unusable("is not a compact JWE")
-	}
-	var h jweHeader
-	decoder := json.NewDecoder(strings.NewReader(string(raw)))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&h); err != nil || decoder.More() {
-		return l.unusable("has a protected header that this format does not allow")
+// equal what is asked for, and opening the content authenticates it.
+func (l *Local) checkHeader(raw []byte, r Request) (h jweHeader, err error) {
+	if err := strictjson.Unmarshal(raw, &h); err != nil {
+		return h, l.unusable("has a protected header that this format does not allow: %w", err)
 	}
 	switch {
 	case h.Alg != l.kek.Algorithm || h.Enc != string(jose.A256GCM):
-		return l.unusable("uses %q with %q, the key is for %s with A256GCM", h.Alg, h.Enc, l.kek.Algorithm)
+		return h, l.unusable("uses %q with %q, the key is for %s with A256GCM", h.Alg, h.Enc, l.kek.Algorithm)
 	case h.KID != l.kek.ID:
-		return l.unusable("names the key %q", h.KID)
+		return h, l.unusable("names the key %q", h.KID)
 	case h.Model != r.Model || h.Version != r.Version:
-		return l.unusable("was made for %q version %d, the envelope says %q version %d", h.Model, h.Version, r.Model, r.Version)
+		return h, l.unusable("was made for %q version %d, the envelope says %q version %d", h.Model, h.Version, r.Model, r.Version)
 	}
-	return nil
+	return h, nil
 }
 
 func (l *Local) unusable(format string, args ...any) error {
