@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sealfetch/sealfetch/fetch/identity"
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
@@ -82,9 +83,13 @@ var aliases = map[string][]string{
 // contents are the flags that name a file and have a twin variable with the file's content, since a
 // ClusterStorageContainer has no volumes.
 var contents = map[string]string{
-	"trust-key":    "SEALFETCH_TRUST_KEY_JWK",
-	"trust-signer": "SEALFETCH_TRUST_SIGNER_PEM",
-	"ca-bundle":    "SEALFETCH_CA_BUNDLE_PEM",
+	"trust-key":               "SEALFETCH_TRUST_KEY_JWK",
+	"trust-signer":            "SEALFETCH_TRUST_SIGNER_PEM",
+	"ca-bundle":               "SEALFETCH_CA_BUNDLE_PEM",
+	"session-policy":          "SEALFETCH_SESSION_POLICY_JSON",
+	"oidc-ca":                 "SEALFETCH_OIDC_CA_PEM",
+	"oidc-client-secret-file": "SEALFETCH_OIDC_CLIENT_SECRET",
+	"oidc-client-key-file":    "SEALFETCH_OIDC_CLIENT_KEY",
 }
 
 // lookup returns the value of a flag in the environment, and the variable it is from.
@@ -95,6 +100,22 @@ func (e environment) lookup(flag string) (value, name string, ok bool) {
 		}
 	}
 	return "", "", false
+}
+
+// applyStorageSpec lays KServe's storage-spec over the variables of the same meaning, as KServe's own initializer does.
+func (e environment) applyStorageSpec() error {
+	spec, err := identity.ParseStorageSpec(e["STORAGE_CONFIG"], e["STORAGE_OVERRIDE_CONFIG"])
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]*string{"AWS_ENDPOINT_URL_S3": spec.EndpointURL, "AWS_DEFAULT_REGION": spec.Region,
+		"AWS_ACCESS_KEY_ID": spec.AccessKeyID, "AWS_SECRET_ACCESS_KEY": spec.SecretAccessKey, "AWS_CA_BUNDLE": spec.CABundle,
+		"S3_VERIFY_SSL": spec.VerifySSL, "awsAnonymousCredential": spec.Anonymous} {
+		if value != nil {
+			e[name] = *value
+		}
+	}
+	return nil
 }
 
 // caBundleOfCluster is where KServe mounts the cluster's CA bundle, if it does.

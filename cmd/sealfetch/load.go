@@ -102,6 +102,7 @@ func (s *settings) pairs(args []string) (pairs []sealfetch.Pair, err error) {
 			return nil, err
 		}
 		pairs = append(pairs, sealfetch.Pair{URI: uri, Dir: args[i+1]})
+		s.scope = append(s.scope, scoped{uri: uri})
 	}
 	return pairs, nil
 }
@@ -122,7 +123,9 @@ func (s *settings) oneURI(args []string) (fetch.URI, error) {
 	if len(args) != 1 {
 		return fetch.URI{}, s.wrongArgs(args)
 	}
-	return fetch.ParseURI(args[0])
+	uri, err := fetch.ParseURI(args[0])
+	s.scope = []scoped{{uri: uri}}
+	return uri, err
 }
 
 func setupVerify(s *settings) runner {

@@ -199,10 +199,7 @@ func (s *settings) storeFlags() {
 // opener makes sources and stores over one pool of connections.
 func (s *settings) opener(connections int) (fetch.Opener, error) {
 	t := s.store
-	if t.caBundle == "" {
-		t.caBundle = s.program.env.caBundleOfCluster()
-	}
-	ca, err := s.content("ca-bundle", t.caBundle, 4<<20)
+	ca, err := s.caBundle()
 	if err != nil {
 		return fetch.Opener{}, err
 	}
@@ -215,11 +212,23 @@ func (s *settings) opener(connections int) (fetch.Opener, error) {
 		return fetch.Opener{}, err
 	}
 	return fetch.Opener{Transport: transport, S3: func(ctx context.Context, _ fetch.URI) (fetch.S3Config, error) {
-		credentials, err := s.credentials(ctx, ca)
+		credentials, err := s.credentials(ctx)
 		return fetch.S3Config{Credentials: credentials, Region: orElse(t.region, "us-east-1"), Endpoint: t.endpoint,
 			PathStyle: t.pathStyle(), Accelerate: t.accelerate, DualStack: t.dualStack, FIPS: t.fips,
 			ExpectedBucketOwner: t.bucketOwner, RequesterPays: t.requesterPays, AppID: appID}, err
 	}}, nil
+}
+
+// maxCABundle is the largest file of certificates that is read, in bytes.
+const maxCABundle = 4 << 20
+
+// caBundle returns the authorities that are trusted beside the system's, or nil.
+func (s *settings) caBundle() ([]byte, error) {
+	path := s.store.caBundle
+	if path == "" && s.program.env[contents["ca-bundle"]] == "" {
+		path = s.program.env.caBundleOfCluster()
+	}
+	return s.content("ca-bundle", path, maxCABundle)
 }
 
 // pathStyle puts the bucket into the path for servers of one's own, which seldom have a name for each bucket.

@@ -118,6 +118,7 @@ func (s *settings) openStore(ctx context.Context, dest string, connections int) 
 	if err != nil {
 		return nil, err
 	}
+	s.scope = []scoped{{uri: uri, write: true}}
 	opener, err := s.opener(connections)
 	if err != nil {
 		return nil, err

@@ -32,6 +32,9 @@ type settings struct {
 
 	logLevel, logFormat string
 	terminationLog      string
+
+	scope []scoped // the models of this command, for the session policy
+	identityOnce
 }
 
 func newSettings(c command, p *program) *settings {
@@ -70,6 +73,9 @@ func (s *settings) flagError(err error) error {
 // fromEnvironment sets the flags that the command line did not.
 func (s *settings) fromEnvironment() (err error) {
 	if err := s.program.env.checkNames(knownNames(s.program)); err != nil {
+		return err
+	}
+	if err := s.program.env.applyStorageSpec(); err != nil {
 		return err
 	}
 	given := map[string]bool{}

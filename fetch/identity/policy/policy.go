@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -92,17 +93,31 @@ func (m Model) Check() error {
 	return nil
 }
 
-// Session is the least that a session needs to read one model, as an inline session policy.
-func Session(m Model) (string, error) {
-	if err := m.Check(); err != nil {
-		return "", err
+// Session is the least that a session needs to read or publish some models, as an inline session policy.
+func Session(models ...Model) (string, error) {
+	d := Document{Version: version}
+	for _, m := range models {
+		if err := m.Check(); err != nil {
+			return "", err
+		}
+		d.Statement = append(append(d.Statement, m.objectAccess()...), m.managedKey())
+		d.Statement = append(d.Statement, m.keyAccess("", m.keyActions(), nil)...)
 	}
-	d := Document{Version: version, Statement: append(m.objectAccess(), m.managedKey())}
-	d.Statement = append(d.Statement, m.keyAccess("", m.keyActions(), nil)...)
+	d.Statement = distinct(d.Statement)
 	for i := range d.Statement {
 		d.Statement[i].Sid = "" // every character counts
 	}
 	return d.Compact(), nil
+}
+
+// distinct leaves out statements that say the same again, which several models of one owner do.
+func distinct(all []Statement) (kept []Statement) {
+	for _, s := range all {
+		if !slices.ContainsFunc(kept, func(k Statement) bool { return reflect.DeepEqual(k, s) }) {
+			kept = append(kept, s)
+		}
+	}
+	return kept
 }
 
 // objectAccess allows the objects, and their listing where that is needed.
