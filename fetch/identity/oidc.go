@@ -73,7 +73,7 @@ func NewOIDC(cfg OIDCConfig) (*OIDCTokens, error) {
 		cfg.Warn = func(error) {}
 	}
 	if err := secureURL(cfg.Issuer); err != nil {
-		return nil, fault.New(fault.Usage, "give the issuer's https URL", "OIDC issuer %q: %w", cfg.Issuer, err)
+		return nil, fault.New(fault.Usage, "give the issuer's https URL", "OIDC issuer %q: %w", redacted(cfg.Issuer), err)
 	}
 	if cfg.ClientID == "" {
 		return nil, fault.New(fault.Usage, "set --oidc-client-id", "OIDC issuer %s without a client id", cfg.Issuer)
@@ -132,6 +132,14 @@ func secureURL(s string) error {
 	default:
 		return errors.New("https is required")
 	}
+}
+
+// redacted is a URL without its password, for messages.
+func redacted(s string) string {
+	if u, err := url.Parse(s); err == nil {
+		return u.Redacted()
+	}
+	return "(not a URL)"
 }
 
 // metadata is the part of a discovery document that client credentials need (OpenID Connect Discovery 1.0, section 3).

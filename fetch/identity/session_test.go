@@ -3,7 +3,10 @@ package identity
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -211,9 +214,9 @@ func TestPolicyTooLarge(t *testing.T) {
 			return 0, "", ""
 		}
 		cfg := f.config(t)
-		var log bytes.Buffer
+		var logged bytes.Buffer
 		var assumed []Assumed
-		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		cfg.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 		cfg.OnAssumed = func(a Assumed) { assumed = append(assumed, a) }
 		cfg.SessionPolicy = SessionPolicy{JSON: `{"Version":"2012-10-17"}`, Required: required}
 		_, err := mustCredentials(t, cfg).Retrieve(t.Context())
@@ -226,8 +229,8 @@ func TestPolicyTooLarge(t *testing.T) {
 		if err != nil || len(f.asked) != 2 || len(assumed) != 1 || assumed[0].SessionPolicy != "dropped" {
 			t.Errorf("error %v, %d requests, reported %+v; want success without the policy", err, len(f.asked), assumed)
 		}
-		if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "PackedPolicyTooLarge") {
-			t.Errorf("log %q does not warn of it by name", log.String())
+		if !strings.Contains(logged.String(), "level=WARN") || !strings.Contains(logged.String(), "PackedPolicyTooLarge") {
+			t.Errorf("log %q does not warn of it by name", logged.String())
 		}
 	}
 }
@@ -317,19 +320,25 @@ func TestMalformedTokenIsNotSent(t *testing.T) {
 	}
 }
 
-func TestUnreachableSTSIsTransient(t *testing.T) {
-	t.Parallel() // three attempts take a while
+// TestOwnAuthority: STS behind an authority of one's own is trusted with its CA bundle only, and the cause is named.
+func TestOwnAuthority(t *testing.T) {
 	f := newFakeSTS(t)
+	secure := httptest.NewUnstartedServer(f)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
 	cfg := f.config(t)
-	f.Close()
-	cfg.HTTPClient = &http.Client{Timeout: time.Second}
-	p := mustCredentials(t, cfg)
-	_, err := p.Retrieve(t.Context())
-	if !fault.Is(err, fault.Transient) || fault.Hint(err) == "" {
-		t.Errorf("%v", err)
+	cfg.STSEndpoint = secure.URL
+	_, err := mustCredentials(t, cfg).Retrieve(t.Context())
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(fault.Hint(err), "AWS_CA_BUNDLE") {
+		t.Errorf("without the bundle: %v (%s)", err, fault.Hint(err))
 	}
-	if strings.Contains(err.Error(), testToken("one")) {
-		t.Error("the error repeats the token")
+	if strings.Contains(err.Error(), testToken("one")) || len(f.asked) != 0 {
+		t.Error("the token went to an unknown server, or into the error")
+	}
+	cfg.CABundle = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+	if _, err := mustCredentials(t, cfg).Retrieve(t.Context()); err != nil {
+		t.Errorf("with the bundle: %v", err)
 	}
 }
 

@@ -36,7 +36,7 @@ type Request struct {
 
 	// ModelName binds the keys to one model by the encryption context of its wraps; empty for any.
 	ModelName string
-	// PCRs that a NitroTPM has to show before a key is released, as lower-case hex of SHA-384, by number. Empty: any
+	// PCRs that a NitroTPM has to show before a key is released, as hex of SHA-384, by number. Empty: any
 	// machine with the role's credentials is given the key, and the plan warns of it.
 	PCRs map[int]string
 	// Publisher is the ARN of the role that seals models; empty: whom the owner's account lets.
@@ -195,7 +195,7 @@ func (r Request) contextCondition() Condition {
 func (r Request) releaseCondition() Condition {
 	c := r.contextCondition()
 	for number, digest := range r.PCRs {
-		c = c.with("StringEqualsIgnoreCase", "kms:RecipientAttestation:NitroTPMPCR"+strconv.Itoa(number), digest)
+		c = c.with("StringEqualsIgnoreCase", "kms:RecipientAttestation:NitroTPMPCR"+strconv.Itoa(number), strings.ToLower(digest))
 	}
 	return c
 }

@@ -28,8 +28,8 @@ type Statement struct {
 	Sid       string    `json:",omitempty"`
 	Effect    string    // Allow
 	Principal Principal `json:",omitempty"`
-	Action    []string
-	Resource  []string  `json:",omitempty"`
+	Action    Values
+	Resource  Values    `json:",omitempty"`
 	Condition Condition `json:",omitempty"`
 }
 
@@ -37,7 +37,28 @@ type Statement struct {
 type Principal map[string]string
 
 // Condition maps an operator to condition keys and their values.
-type Condition map[string]map[string][]string
+type Condition map[string]map[string]Values
+
+// Values is a list of which JSON shows a single value without brackets, as people write policies.
+type Values []string
+
+// MarshalJSON leaves out the brackets around one value.
+func (v Values) MarshalJSON() ([]byte, error) {
+	if len(v) == 1 {
+		return json.Marshal(v[0])
+	}
+	return json.Marshal([]string(v))
+}
+
+// UnmarshalJSON takes a value with or without brackets.
+func (v *Values) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*v = Values{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(v))
+}
 
 func allow(sid string, actions, resources []string, condition Condition) Statement {
 	return Statement{Sid: sid, Effect: "Allow", Action: actions, Resource: resources, Condition: condition}
@@ -232,13 +253,13 @@ func (m Model) keyAccess(sid string, actions []string, condition Condition) []St
 func (c Condition) with(operator, key string, values ...string) Condition {
 	out := Condition{}
 	for op, keys := range c {
-		out[op] = map[string][]string{}
+		out[op] = map[string]Values{}
 		for k, v := range keys {
 			out[op][k] = v
 		}
 	}
 	if out[operator] == nil {
-		out[operator] = map[string][]string{}
+		out[operator] = map[string]Values{}
 	}
 	out[operator][key] = values
 	return out
