@@ -61,7 +61,8 @@ func TestMemoryLimits(t *testing.T) {
 				"sys/fs/cgroup/memory.high":     "5000\n", // slows down, but does not kill
 				"sys/fs/cgroup/memory.current":  "50000000\n",
 				"sys/fs/cgroup/memory.swap.max": "0\n",
-				"sys/fs/cgroup/memory.stat":     "anon 10000000\nfile 39000000\nshmem 9000000\ninactive_file 20000000\nactive_file 10000000\n",
+				"sys/fs/cgroup/memory.stat": "anon 10000000\nfile 39000000\nshmem 9000000\n" +
+					"inactive_file 20000000\nactive_file 10000000\n",
 			},
 			want: []memoryLimit{{"/sys/fs/cgroup", 1073741824, 20000000}},
 		},
@@ -122,12 +123,14 @@ func TestMemoryLimits(t *testing.T) {
 		},
 		"version 1, container": {
 			files: map[string]string{
-				"proc/self/cgroup":                           "4:memory:/kubepods/pod1/ctr\n2:cpu,cpuacct:/kubepods/pod1/ctr\n1:name=systemd:/x\n",
+				"proc/self/cgroup": "4:memory:/kubepods/pod1/ctr\n2:cpu,cpuacct:/kubepods/pod1/ctr\n" +
+					"1:name=systemd:/x\n",
 				"proc/self/mountinfo":                        strings.ReplaceAll(v1Mounts, "0:32 / ", "0:32 /kubepods/pod1/ctr "),
 				"sys/fs/cgroup/memory/memory.limit_in_bytes": "1000000\n",
 				"sys/fs/cgroup/memory/memory.usage_in_bytes": "600000\n",
 				"sys/fs/cgroup/memory/memory.stat": "cache 500000\nshmem 200000\ninactive_file 1\nactive_file 1\n" +
-					"hierarchical_memory_limit 1000000\ntotal_shmem 200000\ntotal_inactive_file 100000\ntotal_active_file 200000\n",
+					"hierarchical_memory_limit 1000000\ntotal_shmem 200000\n" +
+					"total_inactive_file 100000\ntotal_active_file 200000\n",
 			},
 			want: []memoryLimit{{"/sys/fs/cgroup/memory", 1000000, 300000}},
 		},
@@ -237,7 +240,8 @@ func TestWithin(t *testing.T) {
 }
 
 func TestParseCgroups(t *testing.T) {
-	got := parseCgroups([]byte("12:cpu,cpuacct:/a:b\n4:memory:/m\n1:name=systemd:/s\n0::/u\n\nnonsense\n5:pids:relative\n3:x\n"))
+	got := parseCgroups([]byte("12:cpu,cpuacct:/a:b\n4:memory:/m\n1:name=systemd:/s\n0::/u\n" +
+		"\nnonsense\n5:pids:relative\n3:x\n"))
 	want := map[string]string{"cpu": "/a:b", "cpuacct": "/a:b", "memory": "/m", "name=systemd": "/s", "": "/u"}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

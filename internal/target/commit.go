@@ -71,7 +71,7 @@ func (s *Staging) moveAll() error {
 	for i, name := range slices.Sorted(maps.Keys(s.entries)) {
 		m, err := s.place(name, replacedPrefix+strconv.Itoa(i))
 		if err != nil {
-			err = s.target.fail(fmt.Sprintf("moving %s into %s", name, s.target.path), err)
+			err = s.target.fail(fmt.Sprintf("moving %q into %s", name, s.target.path), err)
 			return errors.Join(err, s.undoAll(done))
 		}
 		done = append(done, m)
@@ -116,7 +116,7 @@ func (s *Staging) undoAll(done []move) error {
 	var failures []error
 	for _, m := range slices.Backward(done) {
 		if err := s.undo(m); err != nil {
-			failures = append(failures, s.target.fail(fmt.Sprintf("moving %s out of %s again", m.name, s.target.path), err))
+			failures = append(failures, s.target.fail(fmt.Sprintf("moving %q out of %s again", m.name, s.target.path), err))
 		}
 	}
 	return errors.Join(failures...)

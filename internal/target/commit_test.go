@@ -133,7 +133,7 @@ func TestRollbackSaysWhatItCouldNotUndo(t *testing.T) {
 		}
 		return renameat2(oldDir, oldName, newDir, newName, flags)
 	}
-	wantFault(t, s.Commit(), fault.Destination, "moving b into", "moving a out of")
+	wantFault(t, s.Commit(), fault.Destination, `moving "b" into`, `moving "a" out of`)
 }
 
 func TestCommitRefusesTheUnfinished(t *testing.T) {
@@ -206,7 +206,7 @@ func TestOldFilesOfAnotherUser(t *testing.T) {
 	s := stageIn(t, base)
 	put(t, s, "a", "new")
 	put(t, s, "old/file", "new")
-	wantFault(t, s.Commit(), fault.Destination, "moving old into", unix.EACCES.Error(), "fsGroup")
+	wantFault(t, s.Commit(), fault.Destination, `moving "old" into`, unix.EACCES.Error(), "fsGroup")
 	if err := s.Discard(); err != nil {
 		t.Error(err)
 	}
@@ -233,7 +233,7 @@ func TestMountInsideTheDestination(t *testing.T) {
 	}
 	put(t, s, "old", "new")
 	put(t, s, "point/file", "new")
-	wantFault(t, s.Commit(), fault.Destination, "moving point into", unix.EBUSY.Error(), "nothing be mounted")
+	wantFault(t, s.Commit(), fault.Destination, `moving "point" into`, unix.EBUSY.Error(), "nothing be mounted")
 	if err := s.Discard(); err != nil {
 		t.Error(err)
 	}

@@ -28,6 +28,8 @@ func cure(err error) string {
 		return "mount the volume read-write in this container"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "let this UID write there: set fsGroup in the pod's securityContext, or run as the directory's owner"
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.EINVAL):
+		return "name a directory whose parents are directories"
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return "raise the limit of open files (RLIMIT_NOFILE)"
 	case errors.Is(err, unix.EFBIG):

@@ -90,7 +90,7 @@ func skip(bufs [][]byte, n int) [][]byte {
 // checkRange keeps a file at the size that the room was checked for, whatever its writer believes.
 func (f *File) checkRange(length, off int64) error {
 	if off < 0 || off > f.size || length > f.size-off {
-		return fmt.Errorf("writing %s: %d bytes at %d are beyond its %d bytes", f.name, length, off, f.size)
+		return fmt.Errorf("writing %q: %d bytes at %d are beyond its %d bytes", f.name, length, off, f.size)
 	}
 	return nil
 }
@@ -100,9 +100,9 @@ func (f *File) failed(err error) error {
 		return nil
 	}
 	if errors.Is(err, os.ErrClosed) {
-		return fmt.Errorf("writing %s: %w", f.name, os.ErrClosed) // a defect of the caller, not of the destination
+		return fmt.Errorf("writing %q: %w", f.name, os.ErrClosed) // a defect of the caller, not of the destination
 	}
-	return f.staging.target.fail("writing "+f.name, err)
+	return f.staging.target.fail(fmt.Sprintf("writing %q", f.name), err)
 }
 
 // Close closes the file. It may be called more than once.

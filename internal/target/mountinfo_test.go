@@ -14,6 +14,7 @@ too short
 37 35 98:0 /mnt1 /mnt2 rw,noatime master:1 ext3 /dev/root rw
 38 35 98:0 relative /mnt2 rw - ext3 /dev/root rw
 39 35 98:0 /mnt1 /mnt2 rw - ext3
+39 35 98:0 /mnt1 /mnt2 - ext3 /dev/root rw
 `))
 	want := []mount{
 		{"98:0", "/mnt1", "/mnt2", "ext3", []string{"rw", "errors=continue"}},

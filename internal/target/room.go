@@ -106,8 +106,10 @@ func (d *demand) add(c Claim) {
 	files := int64(c.Need.Files)
 	d.pages = addBytes(d.pages, addBytes(c.Need.Bytes/d.space.pageSize, files))
 	d.inodes = addBytes(d.inodes, files+1) // the staging directory
-	_ = c.Target.entries(func(fs.DirEntry) bool {
-		d.old++
+	_ = c.Target.entries(func(e fs.DirEntry) bool {
+		if !isStagingName(e.Name()) {
+			d.old++
+		}
 		return d.old < maxEntries
 	})
 }

@@ -38,6 +38,16 @@ func TestRoomOfAMount(t *testing.T) {
 	wantFault(t, fits(1<<30, 1000), fault.Destination, "1028Mi are needed", "99 inodes", "sizeLimit", "nr_inodes") // both
 	wantFault(t, fits(math.MaxInt64, math.MaxInt), fault.Destination, "are needed")
 
+	s, err := d.Stage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fits(11<<20, 1); strings.Contains(err.Error(), "old files") {
+		t.Errorf("of its own staging directory: %v", err)
+	}
+	if err := s.Discard(); err != nil {
+		t.Fatal(err)
+	}
 	writeFile(t, dir+"/old/file", strings.Repeat("x", 6<<20))
 	wantFault(t, fits(5<<20, 1), fault.Destination, "4Mi free of 10Mi", "old files: 1 entries", "at least 12Mi",
 		"delete the pod")
@@ -116,6 +126,21 @@ func TestMemoryAndMountAreSaidAtOnce(t *testing.T) {
 	d := open(t, tmpfsDir(t), Options{})
 	err := limitedTo("1000000000", "0").checkRoom([]Claim{{d, Need{Bytes: 1 << 50, Files: 1}}})
 	wantFault(t, err, fault.Destination, "tmpfs at "+d.Dir(), "memory limit", "sizeLimit", "resources.limits.memory")
+}
+
+// TestInnermostLimitIsSaid: the container's limit is the one to raise; the pod's follows from it.
+func TestInnermostLimitIsSaid(t *testing.T) {
+	d := open(t, tmpfsDir(t), Options{})
+	m := fake(map[string]string{
+		"proc/self/cgroup": "0::/pod/ctr\n", "proc/self/mountinfo": v2Mount,
+		"sys/fs/cgroup/pod/ctr/memory.max": "1000", "sys/fs/cgroup/pod/ctr/memory.current": "10",
+		"sys/fs/cgroup/pod/memory.max": "2000", "sys/fs/cgroup/pod/memory.current": "20",
+	})
+	err := m.checkRoom([]Claim{{d, Need{Bytes: 1 << 20, Files: 1}}})
+	wantFault(t, err, fault.Destination, "limit of /sys/fs/cgroup/pod/ctr is")
+	if strings.Contains(err.Error(), "/pod is") {
+		t.Errorf("both limits are said: %v", err)
+	}
 }
 
 func TestRoomOnADiskIsNotMemory(t *testing.T) {

@@ -136,7 +136,7 @@ func checkPath(name string) error {
 func (s *Staging) fileMode(exec bool) fs.FileMode {
 	mode := s.target.opts.FileMode
 	if exec {
-		mode |= mode & 0o444 >> 2
+		mode |= (mode & 0o444) >> 2
 	}
 	return mode
 }
@@ -146,11 +146,12 @@ var errEnded = errors.New("staging has ended")
 func (s *Staging) createFailed(name string, err error) error {
 	switch {
 	case errors.Is(err, errEnded):
-		return fmt.Errorf("creating %s: %w", name, err)
-	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, errTooManyDirs):
-		return fault.New(fault.Format, "publish the model again", "creating %s: %w", name, err)
+		return fmt.Errorf("creating %q: %w", name, err)
+	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP),
+		errors.Is(err, errTooManyDirs):
+		return fault.New(fault.Format, "publish the model again", "creating %q: %w", name, err)
 	default:
-		return s.target.fail("creating "+name, err)
+		return s.target.fail(fmt.Sprintf("creating %q", name), err)
 	}
 }
 
@@ -209,13 +210,12 @@ var errTooManyDirs = fmt.Errorf("a model has at most %d directories", maxDirs)
 
 // makeDir makes a directory, or opens the one of that name; a file or a link of that name is an error.
 func (s *Staging) makeDir(parent *os.File, name string) (*os.File, error) {
-	if s.made == maxDirs {
-		return nil, errTooManyDirs
-	}
 	mode := s.target.opts.DirMode
 	err := ignoreEINTR(func() error { return unix.Mkdirat(int(parent.Fd()), name, uint32(mode)) })
 	if err == nil {
-		s.made++
+		if s.made++; s.made > maxDirs {
+			return nil, errTooManyDirs
+		}
 		if mode&s.masked != 0 {
 			err = chmodDir(parent, name, mode|s.setgid)
 		}
@@ -264,9 +264,9 @@ func openAt(dir *os.File, name string, flags int, mode uint32) (f *os.File, err 
 	return f, err
 }
 
-// Discard removes everything staged, and the destination directory too where Open made it. After Commit it does
-// nothing, so that it may be deferred. It may be called on nil, more than once, and while files are being written:
-// those writes go to files without a name.
+// Discard removes everything staged, and the destination directory too where Open made it: then nothing more can be
+// staged there. After Commit it does nothing, so that it may be deferred. It may be called on nil, more than once, and
+// while files are being written: those writes go to files without a name.
 func (s *Staging) Discard() error {
 	if s == nil {
 		return nil

@@ -64,9 +64,13 @@ func TestModesWhateverTheUmask(t *testing.T) {
 // TestSetgidIsInherited: Kubernetes' fsGroup makes a volume's directory set-group-ID, so that what is made in it
 // belongs to the group that the predictor is in.
 func TestSetgidIsInherited(t *testing.T) {
-	for _, umask := range []int{0o022, 0o077} {
+	for _, umask := range []int{0o022, 0o077, 0o777} {
 		dir := tmpfsDir(t)
-		if err := os.Chmod(dir, 0o777|fs.ModeSetgid); err != nil {
+		group := os.Getgid()
+		if os.Getuid() == 0 {
+			group = 12345
+		}
+		if err := errors.Join(os.Chown(dir, -1, group), os.Chmod(dir, 0o777|fs.ModeSetgid)); err != nil {
 			t.Fatal(err)
 		}
 		old := syscall.Umask(umask)
@@ -79,6 +83,13 @@ func TestSetgidIsInherited(t *testing.T) {
 		wantMode(t, dir+"/d", 0o755|fs.ModeSetgid)
 		wantMode(t, dir+"/d/e", 0o755|fs.ModeSetgid)
 		wantMode(t, dir+"/d/e/f", 0o644)
+		info, err := os.Stat(dir + "/d/e/f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := int(info.Sys().(*syscall.Stat_t).Gid); got != group {
+			t.Errorf("with umask %03o the group is %d, want %d", umask, got, group)
+		}
 	}
 }
 
@@ -125,7 +136,12 @@ func TestLinksInStagingAreNotFollowed(t *testing.T) {
 	mustSymlink(t, outside, staging+"/link")
 	mustSymlink(t, "inside", staging+"/near")
 	mustSymlink(t, outside+"/new", staging+"/dangling")
-	for _, name := range []string{"link/new", "link/file", "near/new", "link", "dangling", "dangling/x"} {
+	if err := unix.Mkfifo(staging+"/pipe", 0o600); err != nil { // which would be waited for
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"pipe/x", "pipe", "link/new", "link/file", "near/new", "link", "dangling", "dangling/x",
+	} {
 		_, err := s.Create(name, 1, false)
 		wantFault(t, err, fault.Format)
 	}
@@ -178,6 +194,8 @@ func TestDirectoriesAreBounded(t *testing.T) {
 	s.made = maxDirs - 2
 	put(t, s, "a/b/f", "x")
 	put(t, s, "f", "x")
+	s.closeDirs()
+	put(t, s, "a/b/g", "x") // in a directory that counts already
 	_, err := s.Create("c/f", 1, false)
 	wantFault(t, err, fault.Format, "at most 100000 directories")
 }
@@ -300,14 +318,14 @@ func TestSpaceRunsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = f.WriteAt(make([]byte, 1<<20), 0)
-	wantFault(t, err, fault.Destination, "writing big", unix.ENOSPC.Error(), "0Mi free of 1Mi", dir, "sizeLimit")
+	wantFault(t, err, fault.Destination, `writing "big"`, unix.ENOSPC.Error(), "0Mi free of 1Mi", dir, "sizeLimit")
 	_, err = f.WriteVec([][]byte{make([]byte, 1<<19), make([]byte, 1<<19)}, 0)
-	wantFault(t, err, fault.Destination, "writing big", unix.ENOSPC.Error(), "sizeLimit")
+	wantFault(t, err, fault.Destination, `writing "big"`, unix.ENOSPC.Error(), "sizeLimit")
 	f.Close()
 	for i := 0; err != nil && i < 20; i++ {
 		var f *File
 		if f, err = s.Create(fmt.Sprintf("d/%d", i), 0, false); err != nil {
-			wantFault(t, err, fault.Destination, "creating d/", unix.ENOSPC.Error(), "0 inodes free of 20")
+			wantFault(t, err, fault.Destination, `creating "d/`, unix.ENOSPC.Error(), "0 inodes free of 20")
 			if err := s.Discard(); err != nil {
 				t.Fatal(err)
 			}
