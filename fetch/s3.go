@@ -5,22 +5,22 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
+	"regexp"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/sealfetch/sealfetch/fetch/identity"
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
 // S3Config is every setting of the S3 client. The SDK reads no environment beside it.
 type S3Config struct {
-	Credentials         aws.CredentialsProvider
+	Credentials         *identity.Provider
 	Region              string
 	Endpoint            string // URL of S3 itself; empty = AWS
 	PathStyle           bool   // bucket in the path, not in the host name
@@ -35,19 +35,38 @@ type S3Config struct {
 // s3Bucket is one prefix of a bucket, as a Source and as a Store.
 type s3Bucket struct {
 	uri    URI
-	client *s3.Client
-	writer *s3.Client // retries by itself; reads are retried by Retry alone
+	config S3Config
+	http   *http.Transport
 	owner  *string
 	payer  types.RequestPayer
-	idle   *http.Transport
+
+	mu      sync.Mutex
+	region  string
+	reader  *s3.Client // reads are retried by Retry alone
+	writer  *s3.Client // retries by itself
+	redials int        // how often the region was corrected
 }
 
 func openS3(u URI, c S3Config, transport *http.Transport) *s3Bucket {
+	b := &s3Bucket{uri: u, config: c, http: transport}
+	if c.ExpectedBucketOwner != "" {
+		b.owner = aws.String(c.ExpectedBucketOwner)
+	}
+	if c.RequesterPays {
+		b.payer = types.RequestPayerRequester
+	}
+	b.dial(c.Region)
+	return b
+}
+
+// dial makes the clients for a region. The caller holds mu, or is the only one that knows b.
+func (b *s3Bucket) dial(region string) {
+	c := b.config
 	options := s3.Options{
 		Credentials:   c.Credentials,
-		Region:        c.Region,
+		Region:        region,
 		AppID:         c.AppID,
-		HTTPClient:    &http.Client{Transport: transport, CheckRedirect: noRedirect},
+		HTTPClient:    &http.Client{Transport: b.http, CheckRedirect: noRedirect},
 		UsePathStyle:  c.PathStyle,
 		UseAccelerate: c.Accelerate,
 		UseARNRegion:  true,
@@ -65,17 +84,47 @@ func openS3(u URI, c S3Config, transport *http.Transport) *s3Bucket {
 	if c.FIPS {
 		options.EndpointOptions.UseFIPSEndpoint = aws.FIPSEndpointStateEnabled
 	}
-	b := &s3Bucket{uri: u, client: s3.New(options), idle: transport}
+	b.region, b.reader = region, s3.New(options)
 	options.Retryer = retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = 5 })
+	if c.Credentials != nil {
+		options.Retryer = c.Credentials.Retryer(options.Retryer)
+	}
 	b.writer = s3.New(options)
-	if c.ExpectedBucketOwner != "" {
-		b.owner = aws.String(c.ExpectedBucketOwner)
-	}
-	if c.RequesterPays {
-		b.payer = types.RequestPayerRequester
-	}
-	return b
 }
+
+// clients returns the clients of the region that is known best.
+func (b *s3Bucket) clients() (reader, writer *s3.Client, region string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reader, b.writer, b.region
+}
+
+// maxRedials bounds how often a server can send us to another region.
+const maxRedials = 2
+
+// redial takes the bucket's region from an answer, and reports whether that is news.
+func (b *s3Bucket) redial(asked string, resp *awshttp.ResponseError) bool {
+	if resp.Response == nil {
+		return false
+	}
+	region := resp.Response.Header.Get("x-amz-bucket-region")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case region == "" || region == asked || !regionName.MatchString(region):
+		return false
+	case region == b.region: // another request was faster
+		return true
+	case b.redials == maxRedials:
+		return false
+	}
+	b.redials++
+	b.dial(region)
+	return true
+}
+
+// regionName is the shape of a region, which becomes part of a host name.
+var regionName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
 // noRedirect hands S3's 301 to the caller: it names the bucket's region and must not be followed with a wrong signature.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -83,7 +132,7 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 func (b *s3Bucket) String() string { return b.uri.String() }
 
 func (b *s3Bucket) Close() error {
-	b.idle.CloseIdleConnections()
+	b.http.CloseIdleConnections()
 	return nil
 }
 
@@ -108,9 +157,13 @@ func (b *s3Bucket) Get(ctx context.Context, r Range) (*Body, error) {
 	case r.Pin.ETag != "":
 		in.IfMatch = aws.String(r.Pin.ETag)
 	}
-	out, err := b.client.GetObject(ctx, in)
+	client, _, region := b.clients()
+	out, err := client.GetObject(ctx, in)
+	if status(err) == http.StatusRequestedRangeNotSatisfiable {
+		return nil, tooShort(r, b)
+	}
 	if err != nil {
-		return nil, b.failed(ctx, r, err)
+		return nil, b.failed(ctx, "s3:GetObject", r.Name, region, err)
 	}
 	id, _ := awsRequestID(out.ResultMetadata)
 	body := &Body{ReadCloser: out.Body, Len: length(out.ContentLength), Size: length(out.ContentLength), RequestID: id,
@@ -140,124 +193,99 @@ func versionID(id *string) string {
 	return ""
 }
 
-// failed classes an error of the SDK. The request id stays in the message: it is what AWS support asks for.
-func (b *s3Bucket) failed(ctx context.Context, r Range, err error) error {
-	if fault.Of(err) != fault.Internal { // the credentials' own error, already classed
-		return err
+// failed classes an error of the SDK. An expired session and a wrong region are mended here: then the request is worth
+// another try.
+func (b *s3Bucket) failed(ctx context.Context, action, name, region string, err error) error {
+	if stopped := context.Cause(ctx); stopped != nil && !errors.Is(stopped, errStalled) {
+		return stopped
+	}
+	if b.config.Credentials != nil && b.config.Credentials.Renew(err) {
+		return transient("%s at %s: the credentials had expired", name, b)
 	}
 	var resp *awshttp.ResponseError
-	if !errors.As(err, &resp) {
-		return readError(ctx, cause(err), "asking for %s at %s", r.Name, b)
-	}
-	code, words := apiError(err, resp)
-	status := resp.HTTPStatusCode()
-	switch {
-	case code == "ExpiredToken" || code == "InvalidAccessKeyId" || code == "InvalidToken" || code == "SignatureDoesNotMatch":
-		return fault.New(fault.Identity, "check the access key, the session token and their expiry", "%s at %s: %s", r.Name, b, words)
-	case code == "RequestTimeTooSkewed":
-		return fault.New(fault.Identity, "set the node's clock", "%s at %s: %s", r.Name, b, words)
-	case status == http.StatusPreconditionFailed:
-		return changed(r.Name, b)
-	case status == http.StatusRequestedRangeNotSatisfiable:
-		return tooShort(r, b)
-	case status == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed" || code == "PermanentRedirect":
-		return fault.New(fault.Access, "set --s3-region (AWS_DEFAULT_REGION) to "+bucketRegion(resp),
-			"bucket %s is in another region: %s", b.uri.Host, words)
-	}
-	return statusError(status, words, r.Name, b)
-}
-
-func bucketRegion(resp *awshttp.ResponseError) string {
-	if resp.Response != nil {
-		if region := resp.Response.Header.Get("x-amz-bucket-region"); region != "" {
-			return region
+	if errors.As(err, &resp) {
+		switch status := resp.HTTPStatusCode(); {
+		case status == http.StatusPreconditionFailed:
+			return changed(name, b)
+		case status >= 300 && status < 500 && b.redial(region, resp):
+			return transient("%s at %s: the bucket is in another region", name, b)
 		}
 	}
-	return "the bucket's region"
+	return identity.Diagnose(err, identity.Op{Action: action, Resource: name + " at " + b.String(), Region: region,
+		Owner: b.config.ExpectedBucketOwner})
 }
 
-// apiError returns S3's error code and one line with code, message, status and request id.
-func apiError(err error, resp *awshttp.ResponseError) (code, words string) {
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		code, words = api.ErrorCode(), api.ErrorCode()
-		if m := api.ErrorMessage(); m != "" && m != code {
-			words += ": " + m
-		}
-	}
-	words += " (HTTP " + strconv.Itoa(resp.HTTPStatusCode())
-	if id := resp.ServiceRequestID(); id != "" {
-		words += ", request " + id
-	}
-	return code, words + ")"
-}
-
-// cause strips the SDK's wrappers, which repeat the operation and the whole URL.
-func cause(err error) error {
-	var op *smithy.OperationError
-	if errors.As(err, &op) {
-		err = op.Err
-	}
-	var send *smithyhttp.RequestSendError
-	if errors.As(err, &send) {
-		err = send.Err
-	}
-	return bare(err)
-}
-
-// Exists reports whether an object is there.
+// Exists reports whether an object is known to be there.
 func (b *s3Bucket) Exists(ctx context.Context, name string) (bool, error) {
-	_, err := b.writer.HeadObject(ctx, &s3.HeadObjectInput{Bucket: b.bucket(), Key: b.key(name),
+	_, client, region := b.clients()
+	_, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: b.bucket(), Key: b.key(name),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
-	var resp *awshttp.ResponseError
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.As(err, &resp) && resp.HTTPStatusCode() == http.StatusNotFound:
+	case status(err) == http.StatusNotFound, status(err) == http.StatusForbidden:
+		// Without s3:ListBucket, S3 says 403 of what is not there. Create finds out in the end.
 		return false, nil
 	}
-	return false, b.failed(ctx, Range{Name: name}, err)
+	err = b.failed(ctx, "s3:HeadObject", name, region, err)
+	if _, _, corrected := b.clients(); corrected != region {
+		return b.Exists(ctx, name)
+	}
+	return false, err
 }
 
 // Create stores a new object whole.
 func (b *s3Bucket) Create(ctx context.Context, name string, data []byte) error {
-	_, err := b.writer.PutObject(ctx, &s3.PutObjectInput{Bucket: b.bucket(), Key: b.key(name), Body: bytes.NewReader(data),
+	_, client, region := b.clients()
+	_, err := client.PutObject(ctx, &s3.PutObjectInput{Bucket: b.bucket(), Key: b.key(name), Body: bytes.NewReader(data),
 		ContentLength: aws.Int64(int64(len(data))), IfNoneMatch: aws.String("*"),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
-	return b.created(ctx, name, err)
+	return b.created(ctx, name, region, err)
 }
 
 // created classes the error of a call that makes an object with If-None-Match: *.
-func (b *s3Bucket) created(ctx context.Context, name string, err error) error {
-	var resp *awshttp.ResponseError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &resp) && (resp.HTTPStatusCode() == http.StatusPreconditionFailed || resp.HTTPStatusCode() == http.StatusConflict):
+func (b *s3Bucket) created(ctx context.Context, name, region string, err error) error {
+	switch status(err) {
+	case 0:
+		if err == nil {
+			return nil
+		}
+	case http.StatusPreconditionFailed, http.StatusConflict:
 		return alreadyThere(name, b)
-	case errors.As(err, &resp) && resp.HTTPStatusCode() == http.StatusNotImplemented:
+	case http.StatusNotImplemented:
 		return fault.New(fault.Access, "publish to a store that knows If-None-Match, or to a directory",
 			"%s cannot promise not to overwrite a published version: it does not know If-None-Match", b)
 	}
-	return b.failed(ctx, Range{Name: name}, err)
+	return b.failed(ctx, "s3:PutObject", name, region, err)
+}
+
+// status is the HTTP status of an error of the SDK, or 0.
+func status(err error) int {
+	var resp *awshttp.ResponseError
+	if errors.As(err, &resp) {
+		return resp.HTTPStatusCode()
+	}
+	return 0
 }
 
 // Begin starts a multipart upload.
 func (b *s3Bucket) Begin(ctx context.Context, name string, _ int64) (Upload, error) {
-	out, err := b.writer.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: b.bucket(), Key: b.key(name),
+	_, client, region := b.clients()
+	out, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: b.bucket(), Key: b.key(name),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
 	if err != nil {
-		return nil, b.failed(ctx, Range{Name: name}, err)
+		return nil, b.failed(ctx, "s3:PutObject", name, region, err)
 	}
 	return &s3Upload{bucket: b, name: name, id: out.UploadId}, nil
 }
 
 // Remove deletes an object that this run made.
 func (b *s3Bucket) Remove(ctx context.Context, name string) error {
-	_, err := b.writer.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: b.bucket(), Key: b.key(name),
+	_, client, region := b.clients()
+	_, err := client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: b.bucket(), Key: b.key(name),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
 	if err != nil {
-		return b.failed(ctx, Range{Name: name}, err)
+		return b.failed(ctx, "s3:DeleteObject", name, region, err)
 	}
 	return nil
 }
@@ -272,11 +300,12 @@ type s3Upload struct {
 // Part uploads part i, counted from 0.
 func (u *s3Upload) Part(ctx context.Context, i int, _ int64, data []byte) (string, error) {
 	b := u.bucket
-	out, err := b.writer.UploadPart(ctx, &s3.UploadPartInput{Bucket: b.bucket(), Key: b.key(u.name), UploadId: u.id,
+	_, client, region := b.clients()
+	out, err := client.UploadPart(ctx, &s3.UploadPartInput{Bucket: b.bucket(), Key: b.key(u.name), UploadId: u.id,
 		PartNumber: aws.Int32(int32(i + 1)), Body: bytes.NewReader(data), ContentLength: aws.Int64(int64(len(data))),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
 	if err != nil {
-		return "", b.failed(ctx, Range{Name: u.name}, err)
+		return "", b.failed(ctx, "s3:PutObject", u.name, region, err)
 	}
 	return aws.ToString(out.ETag), nil
 }
@@ -288,19 +317,21 @@ func (u *s3Upload) Complete(ctx context.Context, etags []string) error {
 	for i := range etags {
 		parts[i] = types.CompletedPart{PartNumber: aws.Int32(int32(i + 1)), ETag: &etags[i]}
 	}
-	_, err := b.writer.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: b.bucket(), Key: b.key(u.name),
+	_, client, region := b.clients()
+	_, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: b.bucket(), Key: b.key(u.name),
 		UploadId: u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}, IfNoneMatch: aws.String("*"),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
-	return b.created(ctx, u.name, err)
+	return b.created(ctx, u.name, region, err)
 }
 
 // Abort drops the parts.
 func (u *s3Upload) Abort(ctx context.Context) error {
 	b := u.bucket
-	_, err := b.writer.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: b.bucket(), Key: b.key(u.name),
+	_, client, region := b.clients()
+	_, err := client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: b.bucket(), Key: b.key(u.name),
 		UploadId: u.id, ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
 	if err != nil {
-		return b.failed(ctx, Range{Name: u.name}, err)
+		return b.failed(ctx, "s3:AbortMultipartUpload", u.name, region, err)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ const sealedPrefix = "sealed+"
 //	sealed+s3://bucket/prefix    sealed+file:///path    sealed+https://host/path
 type URI struct {
 	Scheme string // "s3", "file" or "https"
-	Host   string // bucket, or host with port; empty for files
+	Host   string // bucket or ARN of an access point, or host with port; empty for files
 	Path   string // prefix or path without a trailing slash; a file's is absolute, a bucket's has no leading slash
 	Demand Demand
 }
@@ -41,6 +41,10 @@ type Demand struct {
 
 // bucketName is the shape of a bucket's name, wide enough for S3's clones and for access point aliases.
 var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$`)
+
+// accessPoint is the ARN of an access point or of a multi-region one, which stands where a bucket does.
+var accessPoint = regexp.MustCompile(
+	`^s3://(arn:aws[a-z-]{0,10}:s3[a-z-]{0,20}:[a-z0-9-]{0,32}:[0-9]{12}:accesspoint[:/][A-Za-z0-9.-]{1,64})((?:[/?#].*)?)$`)
 
 // String returns the URI without its query.
 func (u URI) String() string { return sealedPrefix + u.location() }
@@ -100,6 +104,10 @@ func parse(whole, bare string) (URI, error) {
 	if len(bare) > maxURI {
 		return URI{}, usage(whole, "is longer than %d bytes", maxURI)
 	}
+	bucketARN := accessPoint.FindStringSubmatch(bare)
+	if bucketARN != nil { // its colons do not parse as a host
+		bare = "s3://arn" + bucketARN[2]
+	}
 	parsed, err := url.Parse(bare)
 	switch {
 	case err != nil:
@@ -110,6 +118,9 @@ func parse(whole, bare string) (URI, error) {
 		return URI{}, usage(whole, "has a fragment or no //")
 	}
 	u := URI{Scheme: parsed.Scheme, Host: parsed.Host, Path: strings.TrimRight(parsed.Path, "/")}
+	if bucketARN != nil {
+		u.Host = bucketARN[1]
+	}
 	if err := u.place(whole); err != nil {
 		return URI{}, err
 	}
@@ -127,7 +138,7 @@ func (u *URI) place(whole string) error {
 	switch u.Scheme {
 	case "s3":
 		u.Path = strings.TrimPrefix(u.Path, "/")
-		if !bucketName.MatchString(u.Host) {
+		if !bucketName.MatchString(u.Host) && !strings.HasPrefix(u.Host, "arn:") {
 			return usage(whole, "names no bucket: sealed+s3://bucket/prefix")
 		}
 	case "https":
