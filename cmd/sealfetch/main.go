@@ -56,6 +56,7 @@ func commands() []command {
 		{"inspect", "URI", "say what can be said of a model, with or without its key", setupInspect},
 		{"verify", "URI", "authenticate every byte of a model, write nothing", setupVerify},
 		{"keygen", "", "make a local key", setupKeygen},
+		{"policy", "URI", "print the IAM policies that let a loader reach a model across accounts", setupPolicy},
 		{"version", "", "version, commit, Go and FIPS state", setupVersion},
 	}
 }
