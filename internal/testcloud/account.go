@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealfetch/sealfetch/internal/testcloud/iam"
 	"github.com/sealfetch/sealfetch/internal/testcloud/sigv4"
 )
 
@@ -22,6 +23,9 @@ const maxSkew = 15 * time.Minute
 type Account struct {
 	ID    string // twelve digits
 	cloud *Cloud
+
+	roles     map[string]*Role    // by name; the cloud's mutex guards both maps
+	providers map[string][]string // client ids that an OIDC issuer's tokens may be for, by the issuer's URL
 }
 
 // Credentials sign requests. SessionToken and Expires are zero for an access key that lasts.
@@ -31,17 +35,6 @@ type Credentials struct {
 	SessionToken    string
 	Expires         time.Time
 }
-
-// Caller is the authenticated sender of a request.
-type Caller struct {
-	Account     string // account id; empty for an anonymous caller
-	ARN         string // of the root user or the assumed-role session
-	UserID      string
-	AccessKeyID string
-}
-
-// Anonymous reports whether the request carried no signature.
-func (c *Caller) Anonymous() bool { return c.Account == "" }
 
 // credential is an access key as the cloud keeps it.
 type credential struct {
@@ -61,26 +54,33 @@ func (c *Cloud) Account(id string) *Account {
 	defer c.mu.Unlock()
 	a, ok := c.accounts[id]
 	if !ok {
-		a = &Account{ID: id, cloud: c}
+		a = &Account{ID: id, cloud: c, roles: map[string]*Role{}, providers: map[string][]string{}}
 		c.accounts[id] = a
 	}
 	return a
 }
 
-// NewAccessKey makes a key of the account's root user, which may do all that the account may.
+// NewAccessKey makes a key of the account's user "admin", who may do all that the account may.
 func (a *Account) NewAccessKey() Credentials {
-	return a.cloud.issue(Credentials{AccessKeyID: "AKIA" + randomID(16)}, a.root())
+	return a.cloud.issue(Credentials{AccessKeyID: "AKIA" + randomID(16)}, a.admin())
 }
 
-// NewSession makes credentials of the root user that end with a token, lifetime from now.
+// NewSession makes temporary credentials of the same user, as GetSessionToken does, that end a lifetime from now.
 func (a *Account) NewSession(lifetime time.Duration) Credentials {
-	return a.cloud.issue(Credentials{
-		AccessKeyID: "ASIA" + randomID(16), SessionToken: randomID(64), Expires: a.cloud.Now().Add(lifetime),
-	}, a.root())
+	return a.cloud.issue(a.cloud.temporary(lifetime), a.admin())
 }
 
-func (a *Account) root() Caller {
-	return Caller{Account: a.ID, ARN: "arn:aws:iam::" + a.ID + ":root", UserID: a.ID}
+func (a *Account) admin() Caller {
+	return Caller{
+		Account: a.ID, ARN: "arn:aws:iam::" + a.ID + ":user/admin", UserID: "AIDA" + a.ID + "TEST",
+		cloud: a.cloud, identity: []*iam.Policy{iam.FullAccess()},
+	}
+}
+
+func (c *Cloud) temporary(lifetime time.Duration) Credentials {
+	return Credentials{
+		AccessKeyID: "ASIA" + randomID(16), SessionToken: randomID(64), Expires: c.Now().Add(lifetime).Truncate(time.Second),
+	}
 }
 
 func (c *Cloud) issue(keys Credentials, caller Caller) Credentials {
@@ -103,7 +103,8 @@ func (c *Cloud) Revoke(accessKeyID string) {
 func randomID(n int) string { return (rand.Text() + rand.Text() + rand.Text())[:n] }
 
 // Authenticate verifies the SigV4 signature of a request to any service but S3 and returns its sender and its body,
-// which it reads whole (at most 1 MiB). A request without a signature is refused.
+// which it reads whole (at most 1 MiB) and returns even where the signature is refused. A request without a signature is
+// refused. Errors carry the codes of the service: "sts" has those of the query protocol, any other those of JSON.
 func (c *Cloud) Authenticate(r *http.Request, service string) (*Caller, []byte, *Error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	if err != nil {
@@ -113,13 +114,55 @@ func (c *Cloud) Authenticate(r *http.Request, service string) (*Caller, []byte, 
 	cred, _, failure := c.authenticate(r, service, hex.EncodeToString(hash[:]))
 	switch {
 	case failure != nil:
-		return nil, nil, failure
+		return nil, body, failure.in(service)
 	case cred == nil:
-		return nil, nil, &Error{
+		return nil, body, &Error{
 			Status: 403, Code: "MissingAuthenticationToken", Message: "Request is missing Authentication Token",
 		}
 	}
 	return &cred.caller, body, nil
+}
+
+// in renames an error of authentication, worded for S3, for another service.
+func (e *Error) in(service string) *Error {
+	names := map[string]Error{ // of the JSON protocols
+		"AuthorizationHeaderMalformed": {Status: 400, Code: "IncompleteSignatureException"},
+		"InvalidAccessKeyId": {
+			Status: 400, Code: "UnrecognizedClientException", Message: "The security token included in the request is invalid.",
+		},
+		"InvalidToken": {
+			Status: 400, Code: "UnrecognizedClientException", Message: "The security token included in the request is invalid.",
+		},
+		"ExpiredToken": {
+			Status: 400, Code: "ExpiredTokenException", Message: "The security token included in the request is expired",
+		},
+		"SignatureDoesNotMatch": {Status: 400, Code: "InvalidSignatureException"},
+		"RequestTimeTooSkewed":  {Status: 400, Code: "InvalidSignatureException", Message: "Signature expired or not yet current"},
+	}
+	if service == "sts" {
+		invalid := Error{
+			Status: 403, Code: "InvalidClientTokenId", Message: "The security token included in the request is invalid.",
+		}
+		names = map[string]Error{
+			"AuthorizationHeaderMalformed": {Status: 400, Code: "IncompleteSignature"},
+			"InvalidAccessKeyId":           invalid,
+			"InvalidToken":                 invalid,
+			"ExpiredToken": {
+				Status: 403, Code: "ExpiredToken", Message: "The security token included in the request is expired",
+			},
+			"RequestTimeTooSkewed": {
+				Status: 403, Code: "SignatureDoesNotMatch", Message: "Signature expired or not yet current",
+			},
+		}
+	}
+	renamed, ok := names[e.Code]
+	if !ok {
+		return e
+	}
+	if renamed.Message == "" {
+		renamed.Message = e.Message
+	}
+	return &renamed
 }
 
 // authenticate returns a nil credential for an unsigned request.

@@ -8,8 +8,11 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/sealfetch/sealfetch/internal/testcloud/iam"
 )
 
 // Bucket is an S3 bucket. It is safe for concurrent use.
@@ -23,6 +26,7 @@ type Bucket struct {
 	mu            sync.Mutex
 	versioned     bool
 	requesterPays bool
+	policy        *iam.Policy
 	objects       map[string][]*object // by key; oldest version first, one version at most where not versioned
 	uploads       map[string]*upload   // by upload id
 }
@@ -66,6 +70,33 @@ func (b *Bucket) SetRequesterPays(on bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.requesterPays = on
+}
+
+// SetPolicy replaces the bucket policy. An empty document removes it.
+func (b *Bucket) SetPolicy(document string) error {
+	var policy *iam.Policy
+	if document != "" {
+		var err error
+		if policy, err = iam.Parse(iam.Resource, document); err != nil {
+			return fmt.Errorf("policy of bucket %s: %w", b.Name, err)
+		}
+		arn := "arn:aws:s3:::" + b.Name
+		for _, resource := range policy.Resources() {
+			if resource != arn && !strings.HasPrefix(resource, arn+"/") {
+				return fmt.Errorf("policy of bucket %s: invalid resource %q", b.Name, resource)
+			}
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.policy = policy
+	return nil
+}
+
+func (b *Bucket) bucketPolicy() *iam.Policy {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.policy
 }
 
 // Version names one stored version of an object.

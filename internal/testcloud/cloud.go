@@ -37,6 +37,8 @@ type Options struct {
 	GlobalEndpoint bool
 	// MinPartSize is the least size in bytes of every part but the last. Zero means S3's 5 MiB.
 	MinPartSize int64
+	// PackedLimit is how many bytes a session's policy and tags may take once compressed. Zero means 1,024.
+	PackedLimit int
 	// Errorf hears of trouble that is the test's own fault, such as a policy this cloud cannot evaluate.
 	// Nil means that it is only answered to the client.
 	Errorf func(format string, args ...any)
@@ -59,6 +61,9 @@ type Cloud struct {
 	closing chan struct{}
 	once    sync.Once
 	s3      *s3Service
+	sts     *stsService
+
+	lifetime atomic.Int64 // nanoseconds, of credentials issued; zero for what was asked for
 }
 
 // New starts a cloud. The caller closes it.
@@ -68,6 +73,9 @@ func New(opts Options) (*Cloud, error) {
 	}
 	if opts.MinPartSize == 0 {
 		opts.MinPartSize = 5 << 20
+	}
+	if opts.PackedLimit == 0 {
+		opts.PackedLimit = defaultPackedLimit
 	}
 	if opts.Errorf == nil {
 		opts.Errorf = func(string, ...any) {}
@@ -81,9 +89,12 @@ func New(opts Options) (*Cloud, error) {
 		accounts: map[string]*Account{}, keys: map[string]*credential{}, buckets: map[string]*Bucket{},
 	}
 	c.s3 = &s3Service{cloud: c}
-	if c.s3.url, err = c.Serve(c.s3); err != nil {
-		c.Close()
-		return nil, err
+	c.sts = &stsService{cloud: c, client: c.issuerClient()}
+	for service, url := range map[http.Handler]*string{c.s3: &c.s3.url, c.sts: &c.sts.url} {
+		if *url, err = c.Serve(service); err != nil {
+			c.Close()
+			return nil, err
+		}
 	}
 	return c, nil
 }
@@ -113,7 +124,10 @@ func Start(tb TB, opts Options) *Cloud {
 // Close ends every connection and waits for the handlers.
 func (c *Cloud) Close() {
 	c.once.Do(func() { close(c.closing) })
-	for _, s := range c.servers {
+	c.mu.Lock()
+	servers := c.servers
+	c.mu.Unlock()
+	for _, s := range servers {
 		s.Close()
 	}
 	c.running.Wait()
@@ -121,7 +135,6 @@ func (c *Cloud) Close() {
 
 // Serve adds an endpoint on 127.0.0.1 and a port of the kernel's choice and returns its URL, without a path.
 // Every answer carries the cloud's clock in its Date header, which clients correct their skew by.
-// Endpoints are added before the cloud is shared between goroutines.
 func (c *Cloud) Serve(h http.Handler) (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -137,7 +150,9 @@ func (c *Cloud) Serve(h http.Handler) (string, error) {
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          log.New(io.Discard, "", 0), // resets and stalls are the point here
 	}
+	c.mu.Lock()
 	c.servers = append(c.servers, server)
+	c.mu.Unlock()
 	c.running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			c.opts.Errorf("test cloud endpoint %s ended: %v", url, err)
@@ -182,6 +197,14 @@ func (c *Cloud) HTTPClient() *http.Client {
 			return dialer.DialContext(ctx, network, addr)
 		},
 	}}
+}
+
+// issuerClient asks OIDC issuers for their keys. It follows no redirect, as STS does not.
+func (c *Cloud) issuerClient() *http.Client {
+	client := c.HTTPClient()
+	client.Timeout = issuerTimeout
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return client
 }
 
 func (c *Cloud) requestID() string { return fmt.Sprintf("TC%014X", c.ids.Add(1)) }

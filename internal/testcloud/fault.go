@@ -1,6 +1,9 @@
 package testcloud
 
 import (
+	"context"
+	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -60,13 +63,14 @@ func InternalError() *Error {
 	return &Error{Status: 500, Code: "InternalError", Message: "We encountered an internal error. Please try again."}
 }
 
-// Rule injects a fault into the S3 requests it matches.
+// Rule injects a fault into the requests it matches.
 type Rule struct {
-	Op    string // such as "GetObject"; empty matches every operation
-	Key   string // glob of the key; * matches any run of characters, slashes too; empty matches every key
-	Skip  int    // matches that pass unharmed first
-	Times int    // matches that are harmed after those; zero means all
-	Fault Fault
+	Service string // "s3" or "sts"; empty means S3
+	Op      string // such as "GetObject"; empty matches every operation
+	Key     string // glob of the S3 key; * matches any run of characters, slashes too; empty matches every key
+	Skip    int    // matches that pass unharmed first
+	Times   int    // matches that are harmed after those; zero means all
+	Fault   Fault  // of STS's faults only Error, Latency and LoseAnswer take effect
 }
 
 // Injection counts what a rule did.
@@ -102,31 +106,44 @@ func (i *Injection) apply(r *Request) bool {
 // Inject adds a rule. Of several rules that would harm a request the oldest does.
 func (c *Cloud) Inject(rule Rule) *Injection {
 	i := &Injection{rule: rule}
-	c.s3.faultMu.Lock()
-	defer c.s3.faultMu.Unlock()
-	c.s3.rules = append(c.s3.rules, i)
+	faults := &c.s3.faults
+	if rule.Service == "sts" {
+		faults = &c.sts.faults
+	}
+	faults.mu.Lock()
+	defer faults.mu.Unlock()
+	faults.rules = append(faults.rules, i)
 	return i
 }
 
-// OnS3Request asks hook for a fault at every request that no rule harms. The hook runs on the request's goroutine and
-// may use the cloud. Nil removes it.
+// OnS3Request asks hook for a fault at every S3 request that no rule harms. The hook runs on the request's goroutine
+// and may use the cloud. Nil removes it.
 func (c *Cloud) OnS3Request(hook func(*Request) Fault) {
-	c.s3.faultMu.Lock()
-	defer c.s3.faultMu.Unlock()
-	c.s3.hook = hook
+	c.s3.faults.mu.Lock()
+	defer c.s3.faults.mu.Unlock()
+	c.s3.faults.hook = hook
 }
 
 // ClearFaults removes all rules and the hook.
 func (c *Cloud) ClearFaults() {
-	c.s3.faultMu.Lock()
-	defer c.s3.faultMu.Unlock()
-	c.s3.rules, c.s3.hook = nil, nil
+	for _, f := range []*faults{&c.s3.faults, &c.sts.faults} {
+		f.mu.Lock()
+		f.rules, f.hook = nil, nil
+		f.mu.Unlock()
+	}
 }
 
-func (s *s3Service) faultFor(r *Request) Fault {
-	s.faultMu.Lock()
-	rules, hook := s.rules, s.hook
-	s.faultMu.Unlock()
+// faults are the rules and the hook of one service.
+type faults struct {
+	mu    sync.Mutex
+	rules []*Injection
+	hook  func(*Request) Fault
+}
+
+func (f *faults) of(r *Request) Fault {
+	f.mu.Lock()
+	rules, hook := f.rules, f.hook
+	f.mu.Unlock()
 	for _, i := range rules {
 		if i.apply(r) {
 			return i.rule.Fault
@@ -136,4 +153,36 @@ func (s *s3Service) faultFor(r *Request) Fault {
 		return hook(r)
 	}
 	return Fault{}
+}
+
+// delay waits and reports whether the client is still there.
+func delay(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// reset ends a connection with a TCP reset: what the client has not read yet may be lost. It does not return.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	raw := conn
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		raw = t.NetConn()
+	}
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	raw.Close()
+	panic(http.ErrAbortHandler)
 }

@@ -2,25 +2,28 @@ package testcloud
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
 )
 
-// Request is one S3 request as the log keeps it. Fault hooks see it before it is answered, without Status, Code,
-// BytesIn and BytesOut, and, since a fault may come before the signature is checked, without Account and Principal.
+// Request is one request to S3 or STS as the log keeps it. Fault hooks see it before it is answered, without Status,
+// Code, BytesIn and BytesOut, and, since a fault may come before the signature is checked, without Account and
+// Principal.
 type Request struct {
 	ID          string // x-amz-request-id
 	Time        time.Time
 	Op          string // such as "GetObject"
 	Method      string
-	Bucket, Key string
+	Bucket, Key string // of S3, like the three that follow
 	VersionID   string
 	Range       string // the Range header as sent
 	PartNumber  int
-	AccessKeyID string // verified; empty for anonymous and refused callers
-	Account     string // of the caller
-	Principal   string // the caller's ARN
+	Params      url.Values // of STS, without WebIdentityToken
+	AccessKeyID string     // verified; empty for anonymous and refused callers
+	Account     string     // of the caller
+	Principal   string     // the caller's ARN
 	UserAgent   string
 	Header      http.Header
 	Status      int
@@ -67,15 +70,20 @@ func (l *requestLog) settled() []Request {
 
 // S3Requests returns the S3 requests answered or stalled so far, in the order in which they ended. Any of the ops given
 // selects; none given selects all. It waits a moment for answers under way.
-func (c *Cloud) S3Requests(ops ...string) []Request {
-	return slices.DeleteFunc(c.s3.log.settled(), func(r Request) bool {
-		return len(ops) > 0 && !slices.Contains(ops, r.Op)
-	})
+func (c *Cloud) S3Requests(ops ...string) []Request { return selected(c.s3.log.settled(), ops) }
+
+// STSRequests is S3Requests for STS.
+func (c *Cloud) STSRequests(ops ...string) []Request { return selected(c.sts.log.settled(), ops) }
+
+func selected(all []Request, ops []string) []Request {
+	return slices.DeleteFunc(all, func(r Request) bool { return len(ops) > 0 && !slices.Contains(ops, r.Op) })
 }
 
-// ForgetS3Requests empties the log.
-func (c *Cloud) ForgetS3Requests() {
-	c.s3.log.mu.Lock()
-	defer c.s3.log.mu.Unlock()
-	c.s3.log.entries = nil
+// ForgetRequests empties both logs.
+func (c *Cloud) ForgetRequests() {
+	for _, l := range []*requestLog{&c.s3.log, &c.sts.log} {
+		l.mu.Lock()
+		l.entries = nil
+		l.mu.Unlock()
+	}
 }

@@ -10,9 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
+	"github.com/sealfetch/sealfetch/internal/testcloud/iam"
 	"github.com/sealfetch/sealfetch/internal/testcloud/sigv4"
 )
 
@@ -20,11 +19,9 @@ import (
 type s3Service struct {
 	cloud *Cloud
 	url   string
-	log   requestLog
 
-	faultMu sync.Mutex
-	rules   []*Injection
-	hook    func(*Request) Fault
+	log    requestLog
+	faults faults
 }
 
 // call is one request on its way through.
@@ -57,7 +54,7 @@ func (s *s3Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Amz-Request-Id", c.ID)
 	w.Header().Set("X-Amz-Id-2", c.ID+"/test")
 	w.Header().Set("Server", "AmazonS3")
-	c.fault = s.faultFor(c.Request)
+	c.fault = s.faults.of(c.Request)
 	s.log.begin()
 	defer c.logOnce()
 	if err := c.serve(op); err != nil {
@@ -95,15 +92,15 @@ func (c *call) serve(op operation) *Error {
 	if op.run == nil {
 		return &Error{Status: 501, Code: "NotImplemented", Message: "A header or query is not implemented here."}
 	}
-	if !c.allowed(op.action, c.Key) {
-		return c.accessDenied(op.action)
+	if d := c.decide(op.action, c.Key); !d.Allowed {
+		return c.accessDenied(op.action, c.Key, d)
 	}
 	return op.run(c)
 }
 
 // upset brings about the part of the fault that comes before the request is looked at.
 func (c *call) upset() *Error {
-	if !c.sleep(c.fault.Latency) {
+	if !delay(c.r.Context(), c.fault.Latency) {
 		panic(http.ErrAbortHandler)
 	}
 	if c.fault.Replace != nil {
@@ -117,21 +114,6 @@ func (c *call) upset() *Error {
 		return nil
 	}
 	return c.fault.Error
-}
-
-// sleep waits and reports whether the client is still there.
-func (c *call) sleep(d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-c.r.Context().Done():
-		return false
-	}
 }
 
 func (c *call) authenticate() (failure *Error) {
@@ -215,21 +197,34 @@ func (c *call) checkOwner() *Error {
 	return nil
 }
 
-// allowed decides whether the caller may do this to a key of the bucket, or to the bucket itself where key is empty.
-func (c *call) allowed(action, key string) bool {
-	return !c.caller.Anonymous() && c.caller.Account == c.bucket.Owner.ID
+// decide evaluates whether the caller may do this to a key of the bucket, or to the bucket itself where key is empty.
+func (c *call) decide(action, key string) iam.Decision {
+	ctx := iam.Context{}
+	ctx.Set("aws:SecureTransport", strconv.FormatBool(c.r.TLS != nil))
+	ctx.Set("aws:UserAgent", c.UserAgent)
+	if c.VersionID != "" {
+		ctx.Set("s3:VersionId", c.VersionID)
+	}
+	for _, name := range []string{"prefix", "delimiter", "max-keys"} {
+		if action == "s3:ListBucket" && c.query.Has(name) {
+			ctx.Set("s3:"+name, c.query.Get(name))
+		}
+	}
+	caller := c.caller
+	caller.cloud = c.s3.cloud
+	return caller.Evaluate(iam.Request{
+		Action: action, Resource: c.arn(key), Owner: c.bucket.Owner.ID, Context: ctx,
+	}, c.bucket.bucketPolicy(), false)
 }
 
-func (c *call) accessDenied(action string) *Error {
-	who := c.caller.ARN
-	if c.caller.Anonymous() {
-		return &Error{Status: 403, Code: "AccessDenied", Message: "Access Denied"}
+// accessDenied says why only within an account, as S3 does.
+func (c *call) accessDenied(action, key string, d iam.Decision) *Error {
+	message := "Access Denied"
+	if c.caller.Account == c.bucket.Owner.ID {
+		message = fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %q %s",
+			c.caller.ARN, action, c.arn(key), d.Reason)
 	}
-	return &Error{
-		Status: 403, Code: "AccessDenied",
-		Message: fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %q because no policy allows it",
-			who, action, c.arn(c.Key)),
-	}
+	return &Error{Status: 403, Code: "AccessDenied", Message: message}
 }
 
 func (c *call) arn(key string) string {
@@ -291,7 +286,7 @@ type element struct {
 // reply sends status and headers, without a body.
 func (c *call) reply(status int) {
 	if c.fault.LoseAnswer {
-		c.reset()
+		reset(c.w)
 	}
 	c.Status = status
 	if status != http.StatusNoContent && status != http.StatusNotModified && c.r.Method != http.MethodHead {
@@ -310,7 +305,7 @@ func (c *call) replyXML(status int, v any) {
 		return
 	}
 	if c.fault.LoseAnswer {
-		c.reset()
+		reset(c.w)
 	}
 	c.Status = status
 	body = append([]byte(xml.Header), body...)
@@ -319,23 +314,6 @@ func (c *call) replyXML(status int, v any) {
 	c.w.WriteHeader(status)
 	n, _ := c.w.Write(body)
 	c.BytesOut += int64(n)
-}
-
-// reset ends the connection with a TCP reset: what the client has not read yet may be lost. It does not return.
-func (c *call) reset() {
-	conn, _, err := http.NewResponseController(c.w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	raw := conn
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		raw = t.NetConn()
-	}
-	if tcp, ok := raw.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	raw.Close()
-	panic(http.ErrAbortHandler)
 }
 
 // hostInfo is what a virtual-host style host name says.

@@ -36,8 +36,11 @@ func (c *call) getObject() *Error {
 
 // hideMissing turns "no such key" into "access denied" for a caller who may not list the bucket, as S3 does.
 func (c *call) hideMissing(err *Error) *Error {
-	if err.Status == http.StatusNotFound && !c.allowed("s3:ListBucket", "") {
-		return c.accessDenied("s3:ListBucket")
+	if err.Status != http.StatusNotFound {
+		return err
+	}
+	if d := c.decide("s3:ListBucket", ""); !d.Allowed {
+		return c.accessDenied("s3:ListBucket", "", d)
 	}
 	return err
 }
@@ -179,7 +182,7 @@ func (c *call) sendObject(o *object, part span) *Error {
 	}
 	h.Set("Content-Length", strconv.FormatInt(max(part.n+c.fault.LengthDelta, 0), 10))
 	if c.fault.LoseAnswer {
-		c.reset()
+		reset(c.w)
 	}
 	c.Status = status
 	c.w.WriteHeader(status)
@@ -206,7 +209,7 @@ func (c *call) sendBroken(from content, part span) {
 	http.NewResponseController(c.w).Flush()
 	switch c.fault.Break.How {
 	case Reset:
-		c.reset()
+		reset(c.w)
 	case Stall:
 		c.stall()
 	}
@@ -237,7 +240,7 @@ func (c *call) send(from content, part span) error {
 // pace waits until sent bytes are due since start.
 func (c *call) pace(start time.Time, sent int64) bool {
 	due := time.Duration(float64(sent) / float64(c.fault.Bandwidth) * float64(time.Second))
-	return c.sleep(due - time.Since(start))
+	return delay(c.r.Context(), due-time.Since(start))
 }
 
 // write writes a range, straight from the content unless a byte of it is to be changed.

@@ -129,7 +129,7 @@ func (b *brokenReader) Read(p []byte) (int, error) {
 		if b.call.fault.Break.How == Stall {
 			b.call.stall()
 		}
-		b.call.reset()
+		reset(b.call.w)
 	}
 	n, err := b.Reader.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)

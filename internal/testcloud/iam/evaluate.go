@@ -18,6 +18,7 @@ type Principal struct {
 	ARN       string // of the root user, the user, or the assumed-role session
 	RoleARN   string // of the role behind an assumed-role session; empty for others
 	Federated string // ARN of the OIDC provider, for a web identity that is not a session yet
+	Service   string // such as "pods.eks.amazonaws.com", where a service of AWS acts
 }
 
 // Request is what is asked.
@@ -176,10 +177,10 @@ func (e *evaluation) names(principals []principal) grant {
 func (e *evaluation) named(p principal) grant {
 	who := e.Principal
 	switch {
-	case who.Federated != "" || p.kind == "Federated":
-		if p.kind == "Federated" && p.name == who.Federated {
-			return toPrincipal
-		}
+	case p.kind == "Federated" && p.name == who.Federated, p.kind == "Service" && p.name == who.Service:
+		return toPrincipal
+	case p.kind != "AWS", who.Federated != "", who.Service != "":
+		return noGrant
 	case p.name == "*":
 		return toPrincipal
 	case who.Account == "":

@@ -222,7 +222,7 @@ func TestParseRefuses(t *testing.T) {
 		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","NotPrincipal":"*"}}`},
 		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"AWS":"arn:aws:iam::1:root"}}}`},
 		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"AWS":"arn:aws:iam::*:root"}}}`},
-		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"Service":"ec2.amazonaws.com"}}}`},
+		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"CanonicalUser":"x"}}}`},
 		{iam.Trust, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":"*"}}`},
 	} {
 		if _, err := iam.Parse(test.kind, test.text); err == nil {

@@ -46,7 +46,7 @@ type statement struct {
 
 // principal is one entry of a Principal element.
 type principal struct {
-	kind string // AWS or Federated
+	kind string // AWS, Federated or Service
 	name string
 }
 
@@ -228,9 +228,9 @@ func parsePrincipals(raw json.RawMessage) ([]principal, error) {
 	for kind, names := range byKind {
 		for _, name := range names {
 			switch {
-			case kind != "AWS" && kind != "Federated":
+			case kind != "AWS" && kind != "Federated" && kind != "Service":
 				return nil, fmt.Errorf("principals of kind %q are not supported", kind)
-			case kind == "AWS" && !awsPrincipal.MatchString(name):
+			case name == "", kind == "AWS" && !awsPrincipal.MatchString(name):
 				return nil, fmt.Errorf("principal %q", name)
 			}
 			all = append(all, principal{kind, name})
