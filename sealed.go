@@ -9,6 +9,7 @@ import (
 	"github.com/sealfetch/sealfetch/fetch"
 	"github.com/sealfetch/sealfetch/internal/audit"
 	"github.com/sealfetch/sealfetch/internal/fault"
+	"github.com/sealfetch/sealfetch/internal/secret"
 	"github.com/sealfetch/sealfetch/internal/target"
 	"github.com/sealfetch/sealfetch/keybroker"
 	"github.com/sealfetch/sealfetch/model"
@@ -80,8 +81,16 @@ func (m *sealed) fetchManifest(ctx context.Context) (err error) {
 	return err
 }
 
-// releaseKey asks the trusted brokers for the key, in the order of the envelope's wraps, until one releases it.
+// releaseKey has the model's keys derived from its MDK, which is wiped at once.
 func (m *sealed) releaseKey(ctx context.Context) error {
+	mdk, err := m.obtainMDK(ctx)
+	mdk.Wipe()
+	return err
+}
+
+// obtainMDK asks the trusted brokers for the key, in the order of the envelope's wraps, until one releases it. The
+// caller wipes it.
+func (m *sealed) obtainMDK(ctx context.Context) (*secret.Key, error) {
 	var failures []error
 	for _, w := range m.envelope.Wraps {
 		for _, broker := range m.reader.Brokers {
@@ -89,41 +98,39 @@ func (m *sealed) releaseKey(ctx context.Context) error {
 			if !broker.Holds(wrap) {
 				continue
 			}
-			err := m.release(ctx, broker, wrap)
-			if err == nil {
-				return nil
+			mdk, err := m.release(ctx, broker, wrap)
+			if err == nil || ctx.Err() != nil {
+				return mdk, err
 			}
 			failures = append(failures, err)
-			if ctx.Err() != nil {
-				return err
-			}
 		}
 	}
 	if len(failures) == 0 {
-		return m.in(model.EnvelopeName, m.noTrustedKey())
+		return nil, m.in(model.EnvelopeName, m.noTrustedKey())
 	}
 	for _, other := range failures[1:] {
 		m.reader.warn("another wrap failed, too", "uri", m.uri.String(), "cause", other.Error())
 	}
-	return failures[0]
+	return nil, failures[0]
 }
 
-func (m *sealed) release(ctx context.Context, broker keybroker.Broker, wrap keybroker.Wrap) error {
+// release asks one broker and checks that its answer is the envelope's key.
+func (m *sealed) release(ctx context.Context, broker keybroker.Broker, wrap keybroker.Wrap) (*secret.Key, error) {
 	e := m.envelope
 	released, err := broker.Release(ctx, keybroker.Request{Wrap: wrap, Model: e.Model, Version: e.Version})
 	if err != nil {
-		return fmt.Errorf("the key of %s: %w", m.uri, err)
+		return nil, fmt.Errorf("the key of %s: %w", m.uri, err)
 	}
-	defer released.MDK.Wipe()
 	keys, err := e.Unlock(released.MDK)
 	if err != nil {
-		return fmt.Errorf("the key of %s from %s: %w", m.uri, wrap.Name(), err)
+		released.MDK.Wipe()
+		return nil, fmt.Errorf("the key of %s from %s: %w", m.uri, wrap.Name(), err)
 	}
 	m.keys = keys
 	m.reader.Audit.KeyReleased(ctx, audit.KeyReleased{Model: e.Model, Version: e.Version, MDKID: e.MDKID.String(),
 		WrapType: wrap.Type, KeyID: released.KeyID, RequestID: released.RequestID, Assurance: released.Assurance,
 		Attester: released.Attester, ModuleID: released.ModuleID})
-	return nil
+	return released.MDK, nil
 }
 
 func (m *sealed) noTrustedKey() error {

@@ -51,7 +51,7 @@ func (s *fileSource) body(f *os.File, r Range) (*Body, error) {
 		return nil, fileError(s.uri, r.Name, errors.New("not a regular file"))
 	}
 	size := info.Size()
-	pin := Pin{ETag: fmt.Sprintf("%d-%d", size, info.ModTime().UnixNano())}
+	pin := filePin(info)
 	if r.Pin != (Pin{}) && r.Pin != pin {
 		return nil, changed(r.Name, s)
 	}
@@ -60,6 +60,10 @@ func (s *fileSource) body(f *os.File, r Range) (*Body, error) {
 	}
 	section := io.NewSectionReader(f, r.Off, r.Len)
 	return &Body{ReadCloser: readCloser{section, f}, Off: r.Off, Len: r.Len, Size: size, Pin: pin}, nil
+}
+
+func filePin(info fs.FileInfo) Pin {
+	return Pin{ETag: fmt.Sprintf("%d-%d", info.Size(), info.ModTime().UnixNano())}
 }
 
 type readCloser struct {

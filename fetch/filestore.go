@@ -60,6 +60,14 @@ func (s *fileStore) Create(ctx context.Context, name string, data []byte) error 
 }
 
 func (s *fileStore) Begin(_ context.Context, name string, size int64) (Upload, error) {
+	up, err := s.begin(name, size)
+	if err != nil {
+		return nil, err
+	}
+	return up, nil
+}
+
+func (s *fileStore) begin(name string, size int64) (*fileUpload, error) {
 	if dir := path.Dir(name); dir != "." {
 		if err := s.root.MkdirAll(dir, 0o755); err != nil {
 			return nil, storeError(s.uri, name, err)
@@ -73,6 +81,28 @@ func (s *fileStore) Begin(_ context.Context, name string, size int64) (Upload, e
 		return nil, errors.Join(storeError(s.uri, name, err), f.Close(), s.root.Remove(name+unfinished))
 	}
 	return &fileUpload{s, f, name}, nil
+}
+
+// Replace writes the new bytes beside the old ones and renames them into place.
+func (s *fileStore) Replace(ctx context.Context, name string, data []byte, pin Pin) error {
+	up, err := s.begin(name, int64(len(data)))
+	if err != nil {
+		return err
+	}
+	if _, err := up.Part(ctx, 0, 0, data); err != nil {
+		return errors.Join(err, up.Abort(ctx))
+	}
+	info, err := s.root.Lstat(name)
+	if err != nil {
+		return errors.Join(storeError(s.uri, name, err), up.Abort(ctx))
+	}
+	if filePin(info) != pin {
+		return errors.Join(changed(name, s), up.Abort(ctx))
+	}
+	if err := errors.Join(up.f.Sync(), up.f.Close(), s.root.Rename(name+unfinished, name)); err != nil {
+		return errors.Join(storeError(s.uri, name, err), up.Abort(ctx))
+	}
+	return nil
 }
 
 // Remove deletes an object, and its directory where that was the last one.

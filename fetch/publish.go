@@ -21,6 +21,9 @@ type Store interface {
 	Create(ctx context.Context, name string, data []byte) error
 	// Begin starts an object of size bytes that arrives in parts and is not visible under its name before Complete.
 	Begin(ctx context.Context, name string, size int64) (Upload, error)
+	// Replace puts other bytes in the place of a small object, if it is still the one that pin says. It is for the
+	// envelope alone, when its wraps are renewed. An object that has changed is fault.Access.
+	Replace(ctx context.Context, name string, data []byte, pin Pin) error
 	// Remove takes back an object that this run made.
 	Remove(ctx context.Context, name string) error
 	Close() error

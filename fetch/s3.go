@@ -243,6 +243,18 @@ func (b *s3Bucket) Create(ctx context.Context, name string, data []byte) error {
 	return b.created(ctx, name, region, err)
 }
 
+// Replace overwrites an object if its ETag is still the pin's.
+func (b *s3Bucket) Replace(ctx context.Context, name string, data []byte, pin Pin) error {
+	_, client, region := b.clients()
+	_, err := client.PutObject(ctx, &s3.PutObjectInput{Bucket: b.bucket(), Key: b.key(name), Body: bytes.NewReader(data),
+		ContentLength: aws.Int64(int64(len(data))), IfMatch: aws.String(pin.ETag),
+		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
+	if err != nil {
+		return b.failed(ctx, "s3:PutObject", name, region, err)
+	}
+	return nil
+}
+
 // created classes the error of a call that makes an object with If-None-Match: *.
 func (b *s3Bucket) created(ctx context.Context, name, region string, err error) error {
 	switch status(err) {

@@ -55,6 +55,7 @@ func commands() []command {
 		{"open", "URI DIR", "load a model into a directory, for a person at a terminal", setupOpen},
 		{"inspect", "URI", "say what can be said of a model, with or without its key", setupInspect},
 		{"verify", "URI", "authenticate every byte of a model, write nothing", setupVerify},
+		{"rewrap", "URI", "give a published model new wraps of the same key; data is not touched", setupRewrap},
 		{"keygen", "", "make a local key", setupKeygen},
 		{"policy", "URI", "print the IAM policies that let a loader reach a model across accounts", setupPolicy},
 		{"version", "", "version, commit, Go and FIPS state", setupVersion},

@@ -10,7 +10,6 @@ import (
 	"github.com/sealfetch/sealfetch/fetch"
 	"github.com/sealfetch/sealfetch/internal/fault"
 	"github.com/sealfetch/sealfetch/internal/keyfile"
-	"github.com/sealfetch/sealfetch/keybroker"
 )
 
 // readSettings are those of every command that reads a model: whom to trust and how hard to pull.
@@ -30,7 +29,7 @@ type readSettings struct {
 
 func (s *settings) readFlags() {
 	r, f := &s.reading, s.flags
-	f.Var(&r.trustKeys, "trust-key", "`PATTERN` of a key that may open models: jwk:FILE; repeatable")
+	f.Var(&r.trustKeys, "trust-key", trustUsage)
 	f.Var(&r.trustModels, "trust-model", "`PATTERN` of the names that the model may have, such as acme/*; repeatable; default any")
 	f.StringVar(&r.trustSigner, "trust-signer", "", "`FILE` with public keys (JWK, JWK set or PEM), one of which must have signed the model")
 	f.StringVar(&r.version, "version", "", "exact `N` the model's version must be")
@@ -113,45 +112,6 @@ func (s *settings) policy() (p sealfetch.Policy, err error) {
 	}
 	p.Signers, err = keyfile.ParseVerifiers(pem)
 	return p, err
-}
-
-// brokers makes a broker of every trusted key.
-func (s *settings) brokers() (brokers []keybroker.Broker, wipe func(), err error) {
-	var keys []*keyfile.KEK
-	wipe = func() {
-		for _, k := range keys {
-			k.Wipe()
-		}
-	}
-	add := func(data []byte, err error) error {
-		if err != nil {
-			return err
-		}
-		kek, err := keyfile.ParseKEK(data)
-		if err != nil {
-			return err
-		}
-		keys, brokers = append(keys, kek), append(brokers, keybroker.NewLocal(kek))
-		return nil
-	}
-	for _, pattern := range s.reading.trustKeys {
-		path, ok := strings.CutPrefix(pattern, "jwk:")
-		if !ok {
-			wipe()
-			return nil, nil, fault.New(fault.Usage, "jwk:FILE is known", "--trust-key %q names no kind of key that this version knows", pattern)
-		}
-		if err := add(readFile("trust-key", path, keyfile.MaxSize)); err != nil {
-			wipe()
-			return nil, nil, err
-		}
-	}
-	if content := s.program.env[contents["trust-key"]]; content != "" {
-		if err := add([]byte(content), nil); err != nil {
-			wipe()
-			return nil, nil, err
-		}
-	}
-	return brokers, wipe, nil
 }
 
 // requireTrust refuses to load with nothing trusted: an undecided policy is an error.

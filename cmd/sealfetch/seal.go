@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/sealfetch/sealfetch"
 	"github.com/sealfetch/sealfetch/fetch"
 	"github.com/sealfetch/sealfetch/internal/fault"
 	"github.com/sealfetch/sealfetch/internal/keyfile"
-	"github.com/sealfetch/sealfetch/keybroker"
 )
 
 // sealSettings are those of publishing.
@@ -31,7 +29,7 @@ func setupSeal(s *settings) runner {
 	t, f := &sealSettings{partSize: 16 << 20}, s.flags
 	f.StringVar(&t.model, "model", "", "`NAME` of the model, such as acme/llama-7b")
 	f.StringVar(&t.version, "version", "", "`N`, a number that grows with every publication of the model")
-	f.Var(&t.wraps, "wrap", "`WRAP`, who may release the key: jwk:FILE (a local KEK or its public half); repeatable")
+	f.Var(&t.wraps, "wrap", wrapUsage)
 	f.StringVar(&t.sign, "sign", "", "`FILE` with the publisher's private key (JWK)")
 	f.Var(&t.exclude, "exclude", "`GLOB` of files to leave out; repeatable")
 	f.IntVar(&t.connections, "connections", 8, "uploads at a time, 1 to 256")
@@ -83,7 +81,7 @@ func (s *settings) sealJob(ctx context.Context, t sealSettings, src, dest string
 	if job.Signer, err = signer(t.sign); err != nil {
 		return job, nil, err
 	}
-	wrappers, wipe, err := wrappers(t.wraps)
+	wrappers, wipe, err := s.wrappers(ctx, t.wraps)
 	if err != nil {
 		return job, nil, err
 	}
@@ -135,37 +133,6 @@ func signer(path string) (crypto.Signer, error) {
 		return nil, err
 	}
 	return keyfile.ParseSigner(data)
-}
-
-// wrappers makes one of every --wrap.
-func wrappers(wraps list) (all []keybroker.Wrapper, wipe func(), err error) {
-	var keys []*keyfile.KEK
-	wipe = func() {
-		for _, k := range keys {
-			k.Wipe()
-		}
-	}
-	for _, w := range wraps {
-		kek, err := wrapKey(w)
-		if err != nil {
-			wipe()
-			return nil, nil, err
-		}
-		keys, all = append(keys, kek), append(all, keybroker.NewLocal(kek))
-	}
-	return all, wipe, nil
-}
-
-func wrapKey(wrap string) (*keyfile.KEK, error) {
-	path, ok := strings.CutPrefix(wrap, "jwk:")
-	if !ok {
-		return nil, fault.New(fault.Usage, "jwk:FILE is known", "--wrap %q names no kind of key that this version knows", wrap)
-	}
-	data, err := readFile("wrap", path, keyfile.MaxSize)
-	if err != nil {
-		return nil, err
-	}
-	return keyfile.ParseKEK(data)
 }
 
 func setupKeygen(s *settings) runner {
