@@ -215,6 +215,22 @@ func (b *s3Bucket) failed(ctx context.Context, action, name, region string, err 
 		Owner: b.config.ExpectedBucketOwner})
 }
 
+// Region asks where the bucket is (HeadBucket). S3 says so even to those whom it denies everything else.
+func (b *s3Bucket) Region(ctx context.Context) (string, error) {
+	reader, _, region := b.clients()
+	out, err := reader.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: b.bucket(), ExpectedBucketOwner: b.owner})
+	if err == nil {
+		return aws.ToString(out.BucketRegion), nil
+	}
+	var resp *awshttp.ResponseError
+	if errors.As(err, &resp) && resp.Response != nil {
+		if named := resp.Response.Header.Get("x-amz-bucket-region"); regionName.MatchString(named) {
+			return named, nil
+		}
+	}
+	return "", b.failed(ctx, "s3:HeadBucket", "bucket", region, err)
+}
+
 // Exists reports whether an object is known to be there.
 func (b *s3Bucket) Exists(ctx context.Context, name string) (bool, error) {
 	_, client, region := b.clients()

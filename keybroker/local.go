@@ -86,6 +86,16 @@ func (l *Local) unusable(format string, args ...any) error {
 		"the wrap under key %s "+format, append([]any{l.kek.ID}, args...)...)
 }
 
+// Preflight opens the wrap and forgets the key.
+func (l *Local) Preflight(ctx context.Context, r Request) error {
+	released, err := l.Release(ctx, r)
+	if err != nil {
+		return err
+	}
+	released.MDK.Wipe()
+	return nil
+}
+
 // Wrap encrypts a data key under the KEK and binds model and version into the protected header.
 func (l *Local) Wrap(_ context.Context, mdk *secret.Key, model string, version uint64) (Wrap, error) {
 	options := (&jose.EncrypterOptions{}).WithHeader("model", model).WithHeader("version", version)

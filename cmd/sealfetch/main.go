@@ -57,6 +57,7 @@ func commands() []command {
 		{"verify", "URI", "authenticate every byte of a model, write nothing", setupVerify},
 		{"rewrap", "URI", "give a published model new wraps of the same key; data is not touched", setupRewrap},
 		{"keygen", "", "make a local key", setupKeygen},
+		{"doctor", "[URI]", "check identity, bucket, key and destination, each with its cure", setupDoctor},
 		{"policy", "URI", "print the IAM policies that let a loader reach a model across accounts", setupPolicy},
 		{"version", "", "version, commit, Go and FIPS state", setupVersion},
 	}
