@@ -64,12 +64,12 @@ func (p *program) finish(_ context.Context, err error) int {
 	if code == exitOK {
 		return code
 	}
-	last := "sealfetch: " + oneLine(err.Error()) + "\n"
+	cause := "sealfetch: " + oneLine(err.Error()) + "\n"
 	if hint != "" {
-		last += "hint: " + oneLine(hint) + "\n"
+		hint = "hint: " + oneLine(hint) + "\n"
 	}
-	fmt.Fprint(p.stderr, last)
-	p.writeTermination(last)
+	fmt.Fprint(p.stderr, cause+hint)
+	p.writeTermination(cause, hint)
 	return code
 }
 
@@ -77,19 +77,27 @@ func (p *program) finish(_ context.Context, err error) int {
 const maxTermination = 1024
 
 // writeTermination writes the last lines where the kubelet looks for them. That fails silently: the log has them, too.
-func (p *program) writeTermination(message string) {
+func (p *program) writeTermination(cause, hint string) {
 	if p.termination == "" {
 		return
 	}
-	if len(message) > maxTermination {
-		message = strings.ToValidUTF8(message[:maxTermination-4], "") + "…\n"
-	}
+	hint = cut(hint, maxTermination/2)
+	message := cut(cause, maxTermination-len(hint)) + hint
 	f, err := os.OpenFile(p.termination, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return
 	}
 	defer f.Close()
 	_, _ = f.WriteString(message)
+}
+
+// cut shortens a line to at most n bytes, its end included.
+func cut(line string, n int) string {
+	const end = "…\n"
+	if len(line) <= n {
+		return line
+	}
+	return strings.ToValidUTF8(line[:n-len(end)], "") + end
 }
 
 // oneLine makes text of hostile origin safe for a terminal and a log tail.

@@ -80,6 +80,7 @@ func (p *program) execute(ctx context.Context, c command, argv []string) error {
 	s := newSettings(c, p)
 	run := c.setup(s)
 	args, err := s.parse(argv)
+	p.termination = s.terminationLog // a wrong configuration is told there, too
 	if errors.Is(err, errHelp) {
 		return s.printHelp(p.stdout)
 	}
@@ -89,7 +90,6 @@ func (p *program) execute(ctx context.Context, c command, argv []string) error {
 	if err := s.startLogging(); err != nil {
 		return err
 	}
-	p.termination = s.terminationLog
 	return run(ctx, args, p.stdout)
 }
 
