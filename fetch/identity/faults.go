@@ -35,9 +35,8 @@ type Op struct {
 // cure. The end of the context, nil, and errors that carry a kind already are returned as they are. The SDK's error
 // stays in the chain; what is printed is one line.
 func Diagnose(err error, op Op) error {
-	var classed *fault.Error
 	switch {
-	case err == nil, errors.As(err, &classed):
+	case err == nil, classed(err):
 		return err
 	case errors.Is(err, context.Canceled):
 		return err
@@ -50,6 +49,12 @@ func Diagnose(err error, op Op) error {
 	fill := op.replacer(a)
 	said := &diagnosis{err: err, text: op.Action + on(op.Resource) + ": " + fill.Replace(r.cause) + " (" + a.String() + ")"}
 	return fault.New(r.kind, fill.Replace(r.cure), "%w", said)
+}
+
+// classed reports whether an error carries a kind already.
+func classed(err error) bool {
+	var f *fault.Error
+	return errors.As(err, &f)
 }
 
 // diagnosis prints a short text in place of the SDK's long one, which stays in the chain.
@@ -144,8 +149,16 @@ func (op Op) replacer(a answer) *strings.Replacer {
 		"{role}", op.Resource, "{resource}", op.Resource, "{region}", or(op.Region, "the client's region"), "{owner}", op.Owner,
 		"{bucket-region}", or(a.region, "the bucket's region"), "{from}", or(op.From, "the identity before"), "{external}", external,
 		"{iss}", oneLine(or(c.Issuer, "no issuer")), "{sub}", oneLine(or(c.Subject, "no subject")),
-		"{aud}", oneLine(or(strings.Join(c.Audience, ", "), "none")), "{exp}", expiry(c.Expires), "{action}", op.Action,
+		"{aud}", oneLine(c.audience()), "{exp}", expiry(c.Expires), "{action}", op.Action,
 	)
+}
+
+// audience is what AWS compares with the trust policy.
+func (c *Claims) audience() string {
+	if c.Party != "" {
+		return c.Party + " (its azp, which AWS takes for the audience)"
+	}
+	return or(strings.Join(c.Audience, ", "), "none")
 }
 
 func or(s, otherwise string) string {
@@ -212,10 +225,8 @@ func otherwise(action string, status int) rule {
 // unanswered classes an error without an answer: the network, TLS, or a source of credentials that is not AWS's API.
 func unanswered(err error, op Op) error {
 	short := &diagnosis{err: err, text: op.Action + on(op.Resource) + ": " + oneLine(innermost(err).Error())}
-	var authority x509.UnknownAuthorityError
-	var verify *tls.CertificateVerificationError
 	switch {
-	case errors.As(err, &authority) || errors.As(err, &verify):
+	case untrusted(err):
 		return fault.New(fault.Identity, "give the authority's certificate with AWS_CA_BUNDLE, or check what answers at that address", "%w", short)
 	case strings.HasPrefix(op.Action, "pod-identity:"):
 		return fault.New(fault.Transient, "check that the EKS Pod Identity agent runs on the node, and that NetworkPolicies let "+
@@ -226,6 +237,13 @@ func unanswered(err error, op Op) error {
 		return fault.New(fault.Transient, "check DNS, NetworkPolicies, proxies and VPC endpoints between the pod and the "+
 			"service's endpoint", "%w", short)
 	}
+}
+
+// untrusted reports whether TLS failed for the server's certificate.
+func untrusted(err error) bool {
+	var authority x509.UnknownAuthorityError
+	var verify *tls.CertificateVerificationError
+	return errors.As(err, &authority) || errors.As(err, &verify)
 }
 
 // innermost strips the SDK's wrappers, which repeat the operation and the whole URL.

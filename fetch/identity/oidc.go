@@ -113,7 +113,7 @@ func oidcClient(cfg OIDCConfig) (*http.Client, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	}
-	return &http.Client{Transport: transport, Timeout: oidcTimeout, CheckRedirect: noRedirect}, nil
+	return &http.Client{Transport: transport, CheckRedirect: noRedirect}, nil
 }
 
 // noRedirect keeps the client's secret from being sent anywhere but where discovery said.
@@ -267,7 +267,9 @@ func kindOf(status int) fault.Kind {
 
 // send returns status and body of an answer of bounded size.
 func (t *OIDCTokens) send(req *http.Request) (int, []byte, error) {
-	resp, err := t.client.Do(req)
+	ctx, cancel := context.WithTimeout(req.Context(), oidcTimeout)
+	defer cancel()
+	resp, err := t.client.Do(req.WithContext(ctx))
 	if err != nil {
 		if ctxErr := req.Context().Err(); ctxErr != nil {
 			return 0, nil, ctxErr

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
@@ -28,7 +29,8 @@ import (
 const (
 	stsTimeout  = 20 * time.Second // of one attempt
 	stsAttempts = 3
-	stsBackoff  = 5 * time.Second
+	stsBackoff  = 250 * time.Millisecond // the pause is random, up to twice this, then four times
+	stepTimeout = 90 * time.Second       // of all attempts of a step
 )
 
 // resolve builds the chain: the first step, then one step for each hop.
@@ -186,13 +188,24 @@ func (p *Provider) first(ctx context.Context, source Source) (step, error) {
 // step makes a cached step of a way to get credentials.
 func (c *Config) step(name string, retrieve func(context.Context) (aws.Credentials, error)) step {
 	fetch := func(ctx context.Context) (aws.Credentials, time.Time, error) {
+		ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+		defer cancel()
 		creds, err := retrieve(ctx)
-		return creds, ends(creds), err
+		return creds, ends(creds), detached(err)
 	}
 	warn := func(err error) {
 		c.log().Warn("renewing credentials failed; going on with those that are still good", "identity", name, "error", err)
 	}
 	return step{name: name, creds: newCache(c.Now, fetch, warn)}
+}
+
+// detached cuts the SDK's error off a classed one. Each step has its own attempts: the client of the next step, of S3 or
+// of KMS must not take the error for that of its own request and multiply them.
+func detached(err error) error {
+	if !classed(err) {
+		return err
+	}
+	return fault.New(fault.Of(err), fault.Hint(err), "%s", err.Error())
 }
 
 func (c *Config) webIdentityStep(tokens TokenProvider) step {
@@ -252,17 +265,25 @@ func (c *Config) sts(creds *cache[aws.Credentials]) *sts.Client {
 	return sts.New(options)
 }
 
-// stsRetryer tries again when STS could not reach the issuer: it says so with the code that also means a bad token.
+// stsRetryer differs from the SDK's in two cases. STS says "invalid token" also when it could not reach the issuer: that
+// is tried again. A certificate that nobody trusts now is trusted in no second either.
 func stsRetryer() aws.Retryer {
+	retryable := func(err error) aws.Ternary {
+		switch {
+		case untrusted(err):
+			return aws.FalseTernary
+		case tokenRefused(err) && strings.Contains(err.Error(), "retrieve verification key"):
+			return aws.TrueTernary
+		default:
+			return aws.UnknownTernary
+		}
+	}
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = stsAttempts
-		o.MaxBackoff = stsBackoff
-		o.Retryables = append(o.Retryables, retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
-			if tokenRefused(err) && strings.Contains(err.Error(), "retrieve verification key") {
-				return aws.TrueTernary
-			}
-			return aws.UnknownTernary
-		}))
+		o.Backoff = retry.BackoffDelayerFunc(func(attempt int, _ error) (time.Duration, error) {
+			return rand.N(stsBackoff << attempt), nil
+		})
+		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(retryable)}, o.Retryables...)
 	})
 }
 

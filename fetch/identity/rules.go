@@ -37,7 +37,7 @@ var rules = []rule{
 		cure:  "project the token with audience sts.amazonaws.com, or add its audience to the OIDC provider in the role's account"},
 	{action: actionWebIdentity, says: "no openidconnect provider", kind: fault.Identity,
 		cause: "the role's account does not know the issuer {iss}",
-		cure:  "create an IAM OIDC provider for {iss} in the account of {role}, with client id {aud}"},
+		cure:  "create an IAM OIDC provider for {iss} in the account of {role}, with the token's audience as client id"},
 	{action: actionWebIdentity, says: "verification key", kind: fault.Identity,
 		cause: "AWS could not fetch the keys of the issuer {iss}",
 		cure: "make {iss}/.well-known/openid-configuration and its jwks_uri reachable from the internet over https, or host both " +

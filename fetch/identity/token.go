@@ -59,6 +59,7 @@ type Claims struct {
 	Issuer   string
 	Subject  string
 	Audience []string
+	Party    string    // azp; where it is set, AWS takes it for the audience
 	Expires  time.Time // zero where the token does not say
 }
 
@@ -96,6 +97,7 @@ type claimsJSON struct {
 	Issuer   string   `json:"iss"`
 	Subject  string   `json:"sub"`
 	Audience audience `json:"aud"`
+	Party    string   `json:"azp"`
 	Expires  float64  `json:"exp"`
 }
 
@@ -103,7 +105,7 @@ type claimsJSON struct {
 const maxDate = 253402300799
 
 func (c claimsJSON) claims() Claims {
-	claims := Claims{Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience}
+	claims := Claims{Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience, Party: c.Party}
 	if c.Expires > 0 && c.Expires <= maxDate {
 		claims.Expires = time.Unix(int64(c.Expires), 0)
 	}
