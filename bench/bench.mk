@@ -1,0 +1,25 @@
+# The benchmark: included by the Makefile. bin/sealfetch is built by it.
+PEERS := bench/peers
+
+.PHONY: bench bench-full bench-gate bench-peers
+
+bench: bin/sealfetch bin/bench          ## compare with plain downloads and other programs, under 5 minutes
+	bin/bench
+
+bench-full: bin/sealfetch bin/bench     ## all scenarios at full size, about half an hour; resumes where it was stopped
+	bin/bench -full -resume
+
+bench-gate: bin/sealfetch bin/bench     ## fail where decryption costs more than 1.45 times the CPU of a plain download
+	bin/bench -gate
+
+bench-peers:                            ## build what the benchmark compares with
+	cd $(PEERS) && go build -o bin/sdk-peers .
+	GOBIN=$(CURDIR)/$(PEERS)/bin go install github.com/rclone/rclone@v1.76.0
+	GOBIN=$(CURDIR)/$(PEERS)/bin go install filippo.io/age/cmd/age@v1.3.2
+	GOBIN=$(CURDIR)/$(PEERS)/bin go install filippo.io/age/cmd/age-keygen@v1.3.2
+	-GOBIN=$(CURDIR)/$(PEERS)/bin go install github.com/peak/s5cmd/v2@v2.3.0
+	python3 -m venv $(PEERS)/venv
+	$(PEERS)/venv/bin/pip install --quiet -r $(PEERS)/requirements.txt
+
+bin/bench: $(wildcard bench/*.go)
+	CGO_ENABLED=0 go build -o $@ ./bench

@@ -1,0 +1,388 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sealfetch/sealfetch"
+	"github.com/sealfetch/sealfetch/decrypt"
+	"github.com/sealfetch/sealfetch/fetch"
+	"github.com/sealfetch/sealfetch/fetch/identity"
+)
+
+// tookPrefix comes before the seconds that a child measured by itself.
+const tookPrefix = "took "
+
+// childFlags are the settings of all kinds of children.
+type childFlags struct {
+	endpoint, ca   string
+	bucket, prefix string
+	objects        string // "name:size,…"
+	dir            string
+	bytes          int64
+	connections    int
+	start          int
+	part           int64
+}
+
+// child does one piece of work in a process of its own, so that wait4 tells what it costs.
+func child(ctx context.Context, argv []string) error {
+	kinds := map[string]func(context.Context, childFlags) error{
+		"receive": childReceive, "plain": childPlain, "gcm-open": childOpen, "gcm-seal": childSeal,
+		"write": childWrite, "read": childRead, "upload": childUpload,
+	}
+	if len(argv) == 0 || kinds[argv[0]] == nil {
+		return fmt.Errorf("no kind of child: %q", argv)
+	}
+	var c childFlags
+	f := flag.NewFlagSet("child", flag.ContinueOnError)
+	f.StringVar(&c.endpoint, "endpoint", "", "")
+	f.StringVar(&c.ca, "ca", "", "")
+	f.StringVar(&c.bucket, "bucket", "bench", "")
+	f.StringVar(&c.prefix, "prefix", "", "")
+	f.StringVar(&c.objects, "objects", "", "")
+	f.StringVar(&c.dir, "dir", "", "")
+	f.Int64Var(&c.bytes, "bytes", 0, "")
+	f.IntVar(&c.connections, "connections", 16, "")
+	f.IntVar(&c.start, "start", 0, "")
+	f.Int64Var(&c.part, "part", 64<<20, "")
+	if err := f.Parse(argv[1:]); err != nil {
+		return err
+	}
+	begun := time.Now()
+	if err := kinds[argv[0]](ctx, c); err != nil {
+		return err
+	}
+	fmt.Printf(tookPrefix+"%.6f\n", time.Since(begun).Seconds())
+	return nil
+}
+
+func (c childFlags) parseObjects() (objects []fetch.Object, err error) {
+	for field := range strings.SplitSeq(c.objects, ",") {
+		var o fetch.Object
+		name, size, _ := strings.Cut(field, ":")
+		if _, err := fmt.Sscan(size, &o.Size); err != nil {
+			return nil, fmt.Errorf("-objects: %w", err)
+		}
+		o.Name = name
+		objects = append(objects, o)
+	}
+	return objects, nil
+}
+
+// transport is the shipped one.
+func (c childFlags) transport() (*http.Transport, error) {
+	config := fetch.HTTPConfig{ConnectTimeout: 10 * time.Second, Connections: c.connections}
+	if c.ca != "" {
+		pem, err := os.ReadFile(c.ca)
+		if err != nil {
+			return nil, err
+		}
+		config.CA = pem
+	}
+	return fetch.NewTransport(config)
+}
+
+func (c childFlags) opener() (fetch.Opener, error) {
+	transport, err := c.transport()
+	if err != nil {
+		return fetch.Opener{}, err
+	}
+	return fetch.Opener{Transport: transport, S3: func(ctx context.Context, _ fetch.URI) (fetch.S3Config, error) {
+		provider, _, err := identity.Credentials(ctx, identity.Config{Region: "us-east-1",
+			Static: identity.Static{AccessKeyID: accessKey, SecretAccessKey: secretKey, From: "the benchmark"}})
+		return fetch.S3Config{Credentials: provider, Region: "us-east-1", Endpoint: c.endpoint, PathStyle: true}, err
+	}}, nil
+}
+
+// childReceive reads ranges with bare net/http and drops them: the floor of receiving.
+func childReceive(ctx context.Context, c childFlags) error {
+	objects, err := c.parseObjects()
+	if err != nil {
+		return err
+	}
+	transport, err := c.transport()
+	if err != nil {
+		return err
+	}
+	type part struct {
+		url    string
+		off, n int64
+	}
+	parts := make(chan part, 1<<16)
+	for _, o := range objects {
+		for off := int64(0); off < o.Size; off += c.part {
+			parts <- part{c.endpoint + "/" + c.bucket + "/" + c.prefix + "/" + o.Name, off, min(c.part, o.Size-off)}
+		}
+	}
+	close(parts)
+	return parallel(c.connections, func(int) error {
+		buf := make([]byte, sealfetch.WindowSize)
+		for p := range parts {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, nil)
+			if err != nil {
+				return err
+			}
+			req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", p.off, p.off+p.n-1))
+			resp, err := transport.RoundTrip(req)
+			if err != nil {
+				return err
+			}
+			for got := int64(0); got < p.n; {
+				n, err := io.ReadFull(resp.Body, buf[:min(int64(len(buf)), p.n-got)])
+				if got += int64(n); err != nil {
+					return err
+				}
+			}
+			resp.Body.Close()
+		}
+		return nil
+	})
+}
+
+func parallel(n int, work func(i int) error) error {
+	errs := make(chan error, n)
+	for i := range n {
+		go func() { errs <- work(i) }()
+	}
+	var first error
+	for range n {
+		if err := <-errs; first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// childPlain is the engine with everything but the decryption: it writes what arrives.
+func childPlain(ctx context.Context, c childFlags) error {
+	objects, err := c.parseObjects()
+	if err != nil {
+		return err
+	}
+	opener, err := c.opener()
+	if err != nil {
+		return err
+	}
+	source, err := opener.Source(ctx, fetch.URI{Scheme: "s3", Host: c.bucket, Path: c.prefix})
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	plan := fetch.Plan{Window: sealfetch.WindowSize, Objects: objects}
+	sink := make(plainSink, len(objects))
+	for i := range objects {
+		o := &plan.Objects[i]
+		o.Source = source
+		if sink[i], err = os.Create(filepath.Join(c.dir, filepath.Base(o.Name))); err != nil {
+			return err
+		}
+		defer sink[i].Close()
+		if err := sink[i].Truncate(o.Size); err != nil {
+			return err
+		}
+		for off := int64(0); off < o.Size; off += c.part {
+			plan.Parts = append(plan.Parts, fetch.Part{Object: i, Off: off, Len: min(c.part, o.Size-off)})
+		}
+	}
+	limits := fetch.Limits{Connections: c.connections,
+		Retry: fetch.Retry{Attempts: 3, Base: 100 * time.Millisecond, Cap: time.Second, Stall: 30 * time.Second}}
+	return fetch.Stream(ctx, plan, sink, limits, new(fetch.Progress))
+}
+
+type plainSink []*os.File
+
+func (s plainSink) Window(_ context.Context, object int, off int64, p []byte) error {
+	_, err := s[object].WriteAt(p, off)
+	return err
+}
+
+// share runs work for windows of bytes in all, on as many goroutines as connections are said to be.
+func (c childFlags) share(work func(worker int, window int64) error) error {
+	windows := c.bytes / windowPlain
+	var next atomic.Int64
+	return parallel(c.connections, func(worker int) error {
+		for i := next.Add(1) - 1; i < windows; i = next.Add(1) - 1 {
+			if err := work(worker, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+const (
+	windowChunks = sealfetch.WindowSize / decrypt.SealedChunkSize
+	windowPlain  = windowChunks * decrypt.ChunkSize
+)
+
+func gcm() (cipher.AEAD, error) {
+	block, err := aes.NewCipher(make([]byte, decrypt.KeySize))
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+// childOpen opens chunks out of a hot window, over and over: the floor of decryption.
+func childOpen(_ context.Context, c childFlags) error {
+	aead, err := gcm()
+	if err != nil {
+		return err
+	}
+	nonce := make([]byte, aead.NonceSize())
+	sealed := aead.Seal(nil, nonce, make([]byte, decrypt.ChunkSize), nil)
+	buffers := make([][]byte, c.connections)
+	for i := range buffers {
+		buffers[i] = make([]byte, sealfetch.WindowSize)
+		for k := range windowChunks {
+			copy(buffers[i][k*decrypt.SealedChunkSize:], sealed)
+		}
+	}
+	plaintext := make([][]byte, c.connections)
+	for i := range plaintext {
+		plaintext[i] = make([]byte, decrypt.ChunkSize)
+	}
+	return c.share(func(worker int, _ int64) error {
+		for k := range windowChunks {
+			chunk := buffers[worker][k*decrypt.SealedChunkSize : (k+1)*decrypt.SealedChunkSize]
+			if _, err := aead.Open(plaintext[worker][:0], nonce, chunk, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// childSeal is childOpen's counterpart.
+func childSeal(_ context.Context, c childFlags) error {
+	aead, err := gcm()
+	if err != nil {
+		return err
+	}
+	nonce := make([]byte, aead.NonceSize())
+	buffers := make([][]byte, c.connections)
+	for i := range buffers {
+		buffers[i] = make([]byte, sealfetch.WindowSize)
+	}
+	return c.share(func(worker int, _ int64) error {
+		for k := range windowChunks {
+			chunk := buffers[worker][k*decrypt.SealedChunkSize : (k+1)*decrypt.SealedChunkSize]
+			aead.Seal(chunk[:0], nonce, chunk[:decrypt.ChunkSize], nil)
+		}
+		return nil
+	})
+}
+
+// childWrite writes one hot window to a file of its own size, over and over: the floor of tmpfs.
+func childWrite(_ context.Context, c childFlags) error {
+	const fileSize = 1 << 30
+	var files []*os.File
+	for off := int64(0); off < c.bytes; off += fileSize {
+		f, err := os.Create(filepath.Join(c.dir, fmt.Sprint(off/fileSize)))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := f.Truncate(min(fileSize, c.bytes-off)); err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	buffers := make([][]byte, c.connections)
+	for i := range buffers {
+		buffers[i] = make([]byte, windowPlain)
+		for k := range buffers[i] {
+			buffers[i][k] = byte(k)
+		}
+	}
+	return c.share(func(worker int, i int64) error {
+		off := i * windowPlain
+		_, err := files[off/fileSize].WriteAt(buffers[worker], off%fileSize)
+		return err
+	})
+}
+
+// childRead reads files from tmpfs.
+func childRead(_ context.Context, c childFlags) error {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	var files []*os.File
+	var ends []int64
+	c.bytes = 0
+	for _, e := range entries {
+		f, err := os.Open(filepath.Join(c.dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		c.bytes += info.Size()
+		files, ends = append(files, f), append(ends, c.bytes)
+	}
+	buffers := make([][]byte, c.connections)
+	for i := range buffers {
+		buffers[i] = make([]byte, windowPlain)
+	}
+	return c.share(func(worker int, i int64) error {
+		off, k := i*windowPlain, 0
+		for off >= ends[k] {
+			k++
+		}
+		if k > 0 {
+			off -= ends[k-1]
+		}
+		_, err := files[k].ReadAt(buffers[worker], off)
+		if err == io.EOF {
+			return nil
+		}
+		return err
+	})
+}
+
+// childUpload puts parts of one hot buffer with bare net/http: the floor of uploading.
+func childUpload(ctx context.Context, c childFlags) error {
+	transport, err := c.transport()
+	if err != nil {
+		return err
+	}
+	parts := (c.bytes + c.part - 1) / c.part
+	var next atomic.Int64
+	var once sync.Once
+	var shared []byte
+	return parallel(c.connections, func(int) error {
+		once.Do(func() { shared = make([]byte, c.part) })
+		for i := next.Add(1) - 1; i < parts; i = next.Add(1) - 1 {
+			url := fmt.Sprintf("%s/%s/upload/%d", c.endpoint, c.bucket, i)
+			req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(shared))
+			if err != nil {
+				return err
+			}
+			req.ContentLength = c.part
+			resp, err := transport.RoundTrip(req)
+			if err != nil {
+				return err
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		return nil
+	})
+}
