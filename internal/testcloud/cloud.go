@@ -123,9 +123,9 @@ func Start(tb TB, opts Options) *Cloud {
 
 // Close ends every connection and waits for the handlers.
 func (c *Cloud) Close() {
-	c.once.Do(func() { close(c.closing) })
 	c.mu.Lock()
 	servers := c.servers
+	c.once.Do(func() { close(c.closing) })
 	c.mu.Unlock()
 	for _, s := range servers {
 		s.Close()
@@ -163,11 +163,26 @@ func (c *Cloud) Serve(h http.Handler) (string, error) {
 
 func (c *Cloud) dated(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.running.Add(1)
+		if !c.enter() {
+			panic(http.ErrAbortHandler)
+		}
 		defer c.running.Done()
 		w.Header().Set("Date", c.Now().UTC().Format(http.TimeFormat))
 		h.ServeHTTP(w, r)
 	})
+}
+
+// enter counts a handler that Close waits for, unless Close has come first.
+func (c *Cloud) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.closing:
+		return false
+	default:
+		c.running.Add(1)
+		return true
+	}
 }
 
 // Now is the cloud's time.

@@ -42,9 +42,10 @@ type call struct {
 
 // operation is what a request asks for, and the permission it takes.
 type operation struct {
-	name   string
-	action string // IAM action
-	run    func(*call) *Error
+	name      string
+	action    string // IAM action
+	run       func(*call) *Error
+	keyAction string // on the key of an encrypted bucket; empty for none
 }
 
 // ServeHTTP answers one request and logs it.
@@ -95,6 +96,11 @@ func (c *call) serve(op operation) *Error {
 	if d := c.decide(op.action, c.Key); !d.Allowed {
 		return c.accessDenied(op.action, c.Key, d)
 	}
+	if op.keyAction != "" {
+		if err := c.mayUseKey(op.keyAction); err != nil {
+			return err
+		}
+	}
 	return op.run(c)
 }
 
@@ -137,6 +143,11 @@ func (c *call) authenticate() (failure *Error) {
 }
 
 func (c *call) findBucket() *Error {
+	if c.Bucket == "" {
+		return &Error{
+			Status: 405, Code: "MethodNotAllowed", Message: "The specified method is not allowed against this resource.",
+		}
+	}
 	if c.bucket = c.s3.cloud.bucket(c.Bucket); c.bucket == nil {
 		return &Error{
 			Status: 404, Code: "NoSuchBucket", Message: "The specified bucket does not exist",
@@ -225,6 +236,29 @@ func (c *call) accessDenied(action, key string, d iam.Decision) *Error {
 			c.caller.ARN, action, c.arn(key), d.Reason)
 	}
 	return &Error{Status: 403, Code: "AccessDenied", Message: message}
+}
+
+// mayUseKey evaluates the policy of the key behind the bucket, where it has one.
+func (c *call) mayUseKey(action string) *Error {
+	key := c.bucket.kmsKey()
+	if key == nil {
+		return nil
+	}
+	ctx := iam.Context{}
+	ctx.Set("kms:ViaService", "s3."+c.bucket.Region+".amazonaws.com")
+	ctx.Set("kms:CallerAccount", c.caller.Account)
+	ctx.Set("kms:EncryptionContext:aws:s3:arn", c.arn(c.Key))
+	d := c.caller.Evaluate(iam.Request{Action: action, Resource: key.ARN, Owner: key.Owner, Context: ctx}, key.Policy, true)
+	if !d.Allowed {
+		return &Error{
+			Status: 403, Code: "AccessDenied",
+			Message: fmt.Sprintf("User: %s is not authorized to perform: %s on the resource associated with this ciphertext %s",
+				c.caller.ARN, action, d.Reason),
+		}
+	}
+	c.w.Header().Set("X-Amz-Server-Side-Encryption", "aws:kms")
+	c.w.Header().Set("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", key.ARN)
+	return nil
 }
 
 func (c *call) arn(key string) string {
@@ -322,27 +356,18 @@ type hostInfo struct {
 	region string
 }
 
-// parseHost reads BUCKET.s3.REGION.localhost, BUCKET.s3.localhost, s3.REGION.localhost and the same under
-// amazonaws.com. Any other host says nothing, so that the path does.
+// parseHost reads BUCKET.s3.REGION.localhost, of which bucket and region may be missing, and the same with
+// s3.dualstack and under amazonaws.com. Any other host says nothing, so that the path does.
 func parseHost(host string) hostInfo {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
 	for _, suffix := range []string{".localhost", ".amazonaws.com"} {
 		name, ok := strings.CutSuffix(host, suffix)
-		if !ok {
-			continue
-		}
-		if name == "s3" || strings.HasSuffix(name, ".s3") {
-			return hostInfo{bucket: strings.TrimSuffix(strings.TrimSuffix(name, "s3"), ".")}
-		}
-		dot := strings.LastIndexByte(name, '.')
-		if dot < 0 {
-			return hostInfo{}
-		}
-		inner := parseHost(name[:dot] + suffix)
-		if name[:dot] == "s3" || strings.HasSuffix(name[:dot], ".s3") {
-			return hostInfo{bucket: inner.bucket, region: name[dot+1:]}
+		name = "." + name + "."
+		if i := strings.LastIndex(name, ".s3."); ok && i >= 0 {
+			region := strings.Trim(name[i+len(".s3"):], ".")
+			return hostInfo{bucket: strings.Trim(name[:i], "."), region: strings.TrimPrefix(region, "dualstack.")}
 		}
 	}
 	return hostInfo{}

@@ -17,25 +17,25 @@ func (c *call) operation() operation {
 	switch c.r.Method {
 	case http.MethodGet:
 		if upload {
-			return operation{"ListParts", "s3:ListMultipartUploadParts", (*call).listParts}
+			return operation{"ListParts", "s3:ListMultipartUploadParts", (*call).listParts, ""}
 		}
-		return operation{"GetObject", versionAction("s3:GetObject", versioned), (*call).getObject}
+		return operation{"GetObject", versionAction("s3:GetObject", versioned), (*call).getObject, "kms:Decrypt"}
 	case http.MethodHead:
-		return operation{"HeadObject", versionAction("s3:GetObject", versioned), (*call).getObject}
+		return operation{"HeadObject", versionAction("s3:GetObject", versioned), (*call).getObject, ""}
 	case http.MethodPut:
 		return c.putOperation(upload)
 	case http.MethodPost:
 		switch {
 		case c.query.Has("uploads"):
-			return operation{"CreateMultipartUpload", "s3:PutObject", (*call).createUpload}
+			return operation{"CreateMultipartUpload", "s3:PutObject", (*call).createUpload, "kms:GenerateDataKey"}
 		case upload:
-			return operation{"CompleteMultipartUpload", "s3:PutObject", (*call).completeUpload}
+			return operation{"CompleteMultipartUpload", "s3:PutObject", (*call).completeUpload, "kms:Decrypt"}
 		}
 	case http.MethodDelete:
 		if upload {
-			return operation{"AbortMultipartUpload", "s3:AbortMultipartUpload", (*call).abortUpload}
+			return operation{"AbortMultipartUpload", "s3:AbortMultipartUpload", (*call).abortUpload, ""}
 		}
-		return operation{"DeleteObject", versionAction("s3:DeleteObject", versioned), (*call).deleteObject}
+		return operation{"DeleteObject", versionAction("s3:DeleteObject", versioned), (*call).deleteObject, ""}
 	}
 	return operation{name: "Unknown"}
 }
@@ -45,22 +45,22 @@ func (c *call) putOperation(upload bool) operation {
 	case c.r.Header.Get("X-Amz-Copy-Source") != "":
 		return operation{name: "CopyObject"}
 	case upload:
-		return operation{"UploadPart", "s3:PutObject", (*call).uploadPart}
+		return operation{"UploadPart", "s3:PutObject", (*call).uploadPart, "kms:GenerateDataKey"}
 	}
-	return operation{"PutObject", "s3:PutObject", (*call).putObject}
+	return operation{"PutObject", "s3:PutObject", (*call).putObject, "kms:GenerateDataKey"}
 }
 
 func (c *call) bucketOperation() operation {
 	switch {
 	case c.r.Method == http.MethodHead:
-		return operation{"HeadBucket", "s3:ListBucket", (*call).headBucket}
+		return operation{"HeadBucket", "s3:ListBucket", (*call).headBucket, ""}
 	case c.r.Method != http.MethodGet:
 	case c.query.Has("location"):
-		return operation{"GetBucketLocation", "s3:GetBucketLocation", (*call).getBucketLocation}
+		return operation{"GetBucketLocation", "s3:GetBucketLocation", (*call).getBucketLocation, ""}
 	case c.query.Get("list-type") == "2":
-		return operation{"ListObjectsV2", "s3:ListBucket", (*call).listObjects}
+		return operation{"ListObjectsV2", "s3:ListBucket", (*call).listObjects, ""}
 	case !c.query.Has("versions") && !c.query.Has("uploads") && !c.query.Has("versioning"):
-		return operation{"ListObjects", "s3:ListBucket", (*call).listObjects}
+		return operation{"ListObjects", "s3:ListBucket", (*call).listObjects, ""}
 	}
 	return operation{name: "Unknown"}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/sealfetch/sealfetch/internal/testcloud"
+	"github.com/sealfetch/sealfetch/internal/testcloud/iam"
 )
 
 const (
@@ -388,5 +389,96 @@ func TestAnonymousIsRefused(t *testing.T) {
 	body, _ := io.ReadAll(answer.Body)
 	if answer.StatusCode != 403 || !strings.Contains(string(body), "<Code>AccessDenied</Code>") {
 		t.Errorf("%d %s", answer.StatusCode, body)
+	}
+}
+
+func TestGlobalEndpoint(t *testing.T) {
+	c, bucket, _ := fixture(t, testcloud.Options{GlobalEndpoint: true})
+	bucket.Put("k", []byte("data"))
+	client := s3Client(c, c.Account(owner).NewAccessKey(), func(o *s3.Options) { o.Region = "us-east-1" })
+	_, _, err := get(t.Context(), client, s3.GetObjectInput{Key: aws.String("k")})
+	if code(err) != "AuthorizationHeaderMalformed" || !strings.Contains(err.Error(), "expecting '"+region+"'") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRequesterPays(t *testing.T) {
+	c, bucket, _ := fixture(t, testcloud.Options{})
+	bucket.Put("k", []byte("data"))
+	bucket.SetRequesterPays(true)
+	if err := bucket.SetPolicy(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"` + stranger + `"},
+		"Action":"s3:GetObject","Resource":"arn:aws:s3:::models/*"}}`); err != nil {
+		t.Fatal(err)
+	}
+	client := s3Client(c, c.Account(stranger).NewAccessKey())
+	in := s3.GetObjectInput{Key: aws.String("k")}
+	if _, _, err := get(t.Context(), client, in); code(err) != "AccessDenied" {
+		t.Errorf("without the header: %v", err)
+	}
+	in.RequestPayer = types.RequestPayerRequester
+	if _, _, err := get(t.Context(), client, in); err != nil {
+		t.Errorf("with the header: %v", err)
+	}
+}
+
+func TestEncryptedBucket(t *testing.T) {
+	c, bucket, client := fixture(t, testcloud.Options{})
+	bucket.Put("k", []byte("data"))
+	key := &testcloud.KMSKey{ARN: "arn:aws:kms:" + region + ":" + stranger + ":key/1", Owner: stranger}
+	in := s3.GetObjectInput{Key: aws.String("k")}
+	keyPolicy := func(action string) {
+		key := *key
+		key.Policy = iam.MustParse(iam.Resource, `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Resource":"*",
+			"Principal":{"AWS":"`+owner+`"},"Action":"`+action+`","Condition":{"StringEquals":{
+			"kms:ViaService":"s3.`+region+`.amazonaws.com","kms:EncryptionContext:aws:s3:arn":"arn:aws:s3:::models/k"}}}}`)
+		bucket.EncryptWith(&key)
+	}
+	bucket.EncryptWith(key)
+	if _, _, err := get(t.Context(), client, in); code(err) != "AccessDenied" || !strings.Contains(err.Error(), "kms:Decrypt") {
+		t.Errorf("key of another account: %v", err)
+	}
+	keyPolicy("kms:Decrypt")
+	if _, out, err := get(t.Context(), client, in); err != nil || *out.SSEKMSKeyId != key.ARN {
+		t.Errorf("%+v, %v", out, err)
+	}
+	put := &s3.PutObjectInput{Bucket: aws.String("models"), Key: in.Key, Body: strings.NewReader("new")}
+	if _, err := client.PutObject(t.Context(), put); code(err) != "AccessDenied" {
+		t.Errorf("put without kms:GenerateDataKey: %v", err)
+	}
+	keyPolicy("kms:*")
+	if _, err := client.PutObject(t.Context(), put); err != nil {
+		t.Errorf("put: %v", err)
+	}
+	if log := c.S3Requests("PutObject"); len(log) != 2 {
+		t.Errorf("log: %+v", log)
+	}
+}
+
+// BenchmarkRangedGet measures what the server takes off a client's time: 16 MiB ranges of a file, over plain HTTP.
+func BenchmarkRangedGet(b *testing.B) {
+	const part = 16 << 20
+	path := b.TempDir() + "/object"
+	if err := os.WriteFile(path, pattern(4*part), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	c := testcloud.Start(b, testcloud.Options{})
+	account := c.Account(owner)
+	if _, err := account.NewBucket("models", region).PutFile("k", path); err != nil {
+		b.Fatal(err)
+	}
+	client := s3Client(c, account.NewAccessKey())
+	b.SetBytes(part)
+	for i := 0; b.Loop(); i++ {
+		out, err := client.GetObject(b.Context(), &s3.GetObjectInput{
+			Bucket: aws.String("models"), Key: aws.String("k"),
+			Range: aws.String(fmt.Sprintf("bytes=%d-%d", i%4*part, (i%4+1)*part-1)),
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, out.Body); err != nil {
+			b.Fatal(err)
+		}
+		out.Body.Close()
 	}
 }

@@ -84,7 +84,7 @@ func parseHeader(r *http.Request, auth string) (*Signature, error) {
 		fields[name] = value
 	}
 	s := &Signature{SecurityToken: r.Header.Get("X-Amz-Security-Token")}
-	return s, s.fill(fields["Credential"], fields["SignedHeaders"], fields["Signature"], r.Header.Get("X-Amz-Date"))
+	return s.fill(fields["Credential"], fields["SignedHeaders"], fields["Signature"], r.Header.Get("X-Amz-Date"))
 }
 
 func parseQuery(q url.Values) (*Signature, error) {
@@ -98,27 +98,27 @@ func parseQuery(q url.Values) (*Signature, error) {
 	s := &Signature{
 		Presigned: true, Expires: time.Duration(seconds) * time.Second, SecurityToken: q.Get("X-Amz-Security-Token"),
 	}
-	return s, s.fill(q.Get("X-Amz-Credential"), q.Get("X-Amz-SignedHeaders"), q.Get("X-Amz-Signature"), q.Get("X-Amz-Date"))
+	return s.fill(q.Get("X-Amz-Credential"), q.Get("X-Amz-SignedHeaders"), q.Get("X-Amz-Signature"), q.Get("X-Amz-Date"))
 }
 
-func (s *Signature) fill(credential, headers, signature, date string) error {
+func (s *Signature) fill(credential, headers, signature, date string) (*Signature, error) {
 	scope := strings.Split(credential, "/")
 	if len(scope) != 5 || scope[4] != "aws4_request" {
-		return fmt.Errorf("%w: credential scope", ErrMalformed)
+		return nil, fmt.Errorf("%w: credential scope", ErrMalformed)
 	}
 	s.AccessKeyID, s.Date, s.Region, s.Service = scope[0], scope[1], scope[2], scope[3]
 	s.signedHeaders, s.signature = strings.Split(headers, ";"), signature
 	at, err := time.Parse(timeFormat, date)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w: x-amz-date %q", ErrMalformed, date)
+		return nil, fmt.Errorf("%w: x-amz-date %q", ErrMalformed, date)
 	case at.Format("20060102") != s.Date:
-		return fmt.Errorf("%w: x-amz-date is not of the scope's day", ErrMalformed)
+		return nil, fmt.Errorf("%w: x-amz-date is not of the scope's day", ErrMalformed)
 	case !slices.IsSorted(s.signedHeaders) || !slices.Contains(s.signedHeaders, "host"):
-		return fmt.Errorf("%w: signed headers", ErrMalformed)
+		return nil, fmt.Errorf("%w: signed headers", ErrMalformed)
 	}
 	s.Time = at
-	return nil
+	return s, nil
 }
 
 // Verify recomputes the signature over r as it arrived. payloadHash is what stands for the body in the canonical
