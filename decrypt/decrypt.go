@@ -1,7 +1,7 @@
 // Package decrypt opens and seals the chunks of Cobblestone-256 objects: bytes in, bytes out.
 //
 // The format is c2sp.org/chunked-encryption with AES-256-GCM and SHA-512, pinned at commit 6f65019 (2026-07-13); SPEC.md
-// section 3 restates it. An object is a header (24 bytes of random salt, 32 bytes of key commitment) and chunks of
+// section 4 restates it. An object is a header (24 bytes of random salt, 32 bytes of key commitment) and chunks of
 // 16 KiB of plaintext with a 16-byte tag each. The last chunk is always shorter than 16 KiB and may be empty, so that
 // for every length of plaintext there is exactly one length of object, and a cut object is never a shorter valid one.
 //
