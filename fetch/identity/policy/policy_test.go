@@ -212,3 +212,22 @@ func TestRequestFaults(t *testing.T) {
 		t.Errorf("no owner: %v", err)
 	}
 }
+
+// TestExamples: the policies under deploy/examples are what the generator prints for the names that stand there.
+func TestExamples(t *testing.T) {
+	r := request()
+	r.PCRs = nil
+	for example, makePlan := range map[string]func(policy.Request) (*policy.Plan, error){"direct": policy.Direct, "chain": policy.Chain} {
+		p, err := makePlan(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range p.Parts {
+			golden(t, "../../../../deploy/examples/cross-account-"+example+"/policies/"+part.Name+".json", part.Indented())
+		}
+		files, err := filepath.Glob("../../../deploy/examples/cross-account-" + example + "/policies/*")
+		if err != nil || len(files) != len(p.Parts) {
+			t.Errorf("%s: %d files, %d policies, %v", example, len(files), len(p.Parts), err)
+		}
+	}
+}
