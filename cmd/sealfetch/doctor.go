@@ -192,7 +192,7 @@ func (d *doctor) model(ctx context.Context) {
 		d.skipped("model", "no URI is given")
 		return
 	}
-	reader, wipe, err := d.s.reader()
+	reader, wipe, err := d.s.reader(ctx)
 	if err != nil {
 		d.failed("settings", err)
 		return
@@ -242,7 +242,7 @@ func (d *doctor) key(ctx context.Context) {
 		d.skipped("key", "no envelope was read")
 		return
 	}
-	brokers, wipe, err := d.s.brokers()
+	brokers, wipe, err := d.s.brokers(ctx)
 	if err != nil {
 		d.failed("key", err)
 		return

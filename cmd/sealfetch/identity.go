@@ -34,6 +34,7 @@ type identitySettings struct {
 	sessionPolicy         string
 	stsEndpoint           string
 	stsRegion             string
+	kmsEndpoint           string
 	allowInstanceMetadata bool
 	oidc                  oidcSettings
 }
@@ -59,6 +60,7 @@ func (s *settings) identityFlags() {
 	f.StringVar(&i.sessionPolicy, "session-policy", "auto", "auto: narrow the session to this model and its keys; off; or a `FILE` with a policy of your own")
 	f.StringVar(&i.stsEndpoint, "sts-endpoint", "", "`URL` of STS itself; default AWS's in the region")
 	f.StringVar(&i.stsRegion, "sts-region", "", "`REGION` of STS; default the bucket's")
+	f.StringVar(&i.kmsEndpoint, "kms-endpoint", "", "`URL` of KMS itself, for every region; default AWS's in the key's region")
 	f.BoolVar(&i.allowInstanceMetadata, "allow-instance-metadata", false, "permit the credentials of the node's own role, which are not the pod's")
 	o := &i.oidc
 	f.StringVar(&o.issuer, "oidc-issuer", "", "`URL` of an OpenID Connect issuer whose client credentials give the web identity token")

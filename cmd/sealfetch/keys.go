@@ -10,9 +10,13 @@ import (
 )
 
 const (
-	wrapUsage  = "`WRAP`, who may release the key: jwk:FILE (a local KEK or its public half); repeatable"
-	trustUsage = "`PATTERN` of a key that may open models: jwk:FILE; repeatable"
-	jwkPrefix  = "jwk:"
+	wrapUsage = "`WRAP`, who may release the key: aws-kms:ARN of a key or alias, or jwk:FILE (a local KEK or its public half); " +
+		"repeatable"
+	trustUsage = "`PATTERN` of a key that may open models: the ARN of a KMS key or alias, in which * stands for anything but a " +
+		"slash, or jwk:FILE; repeatable"
+	jwkPrefix     = "jwk:"
+	kmsPrefix     = "arn:"
+	wrapKMSPrefix = "aws-kms:"
 )
 
 // keyring holds the local keys of one command, to be wiped at its end.
@@ -47,23 +51,27 @@ func (k *keyring) addFile(flagName, path string) (*keybroker.Local, error) {
 }
 
 // brokers makes a broker of every trusted key.
-func (s *settings) brokers() (brokers []keybroker.Broker, wipe func(), err error) {
+func (s *settings) brokers(ctx context.Context) (brokers []keybroker.Broker, wipe func(), err error) {
 	var keys keyring
 	defer func() {
 		if err != nil {
 			keys.wipe()
 		}
 	}()
+	var kmsKeys []string
 	for _, pattern := range s.reading.trustKeys {
-		path, ok := strings.CutPrefix(pattern, jwkPrefix)
-		if !ok {
-			return nil, nil, fault.New(fault.Usage, "jwk:FILE is known", "--trust-key %q names no kind of key that this version knows", pattern)
+		switch {
+		case strings.HasPrefix(pattern, jwkPrefix):
+			local, err := keys.addFile("trust-key", strings.TrimPrefix(pattern, jwkPrefix))
+			if err != nil {
+				return nil, nil, err
+			}
+			brokers = append(brokers, local)
+		case strings.HasPrefix(pattern, kmsPrefix):
+			kmsKeys = append(kmsKeys, pattern)
+		default:
+			return nil, nil, unknownKey("--trust-key", pattern, "jwk:FILE and arn:aws:kms:… are known")
 		}
-		local, err := keys.addFile("trust-key", path)
-		if err != nil {
-			return nil, nil, err
-		}
-		brokers = append(brokers, local)
 	}
 	if content := s.program.env[contents["trust-key"]]; content != "" {
 		local, err := keys.add([]byte(content))
@@ -72,11 +80,18 @@ func (s *settings) brokers() (brokers []keybroker.Broker, wipe func(), err error
 		}
 		brokers = append(brokers, local)
 	}
+	if len(kmsKeys) > 0 {
+		kms, err := s.kmsBroker(ctx, kmsKeys)
+		if err != nil {
+			return nil, nil, err
+		}
+		brokers = append(brokers, kms)
+	}
 	return brokers, keys.wipe, nil
 }
 
 // wrappers makes one of every --wrap.
-func (s *settings) wrappers(_ context.Context, wraps list) (all []keybroker.Wrapper, wipe func(), err error) {
+func (s *settings) wrappers(ctx context.Context, wraps list) (all []keybroker.Wrapper, wipe func(), err error) {
 	var keys keyring
 	defer func() {
 		if err != nil {
@@ -84,15 +99,24 @@ func (s *settings) wrappers(_ context.Context, wraps list) (all []keybroker.Wrap
 		}
 	}()
 	for _, wrap := range wraps {
-		path, ok := strings.CutPrefix(wrap, jwkPrefix)
-		if !ok {
-			return nil, nil, fault.New(fault.Usage, "jwk:FILE is known", "--wrap %q names no kind of key that this version knows", wrap)
+		var wrapper keybroker.Wrapper
+		kind, rest, _ := strings.Cut(wrap, ":")
+		switch kind + ":" {
+		case jwkPrefix:
+			wrapper, err = keys.addFile("wrap", rest)
+		case wrapKMSPrefix:
+			wrapper, err = s.kmsWrapper(ctx, rest)
+		default:
+			err = unknownKey("--wrap", wrap, "jwk:FILE and aws-kms:ARN are known")
 		}
-		local, err := keys.addFile("wrap", path)
 		if err != nil {
 			return nil, nil, err
 		}
-		all = append(all, local)
+		all = append(all, wrapper)
 	}
 	return all, keys.wipe, nil
+}
+
+func unknownKey(flagName, value, hint string) error {
+	return fault.New(fault.Usage, hint, "%s %q names no kind of key that this version knows", flagName, value)
 }

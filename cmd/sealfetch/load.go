@@ -78,7 +78,7 @@ func (s *settings) tryLoad(ctx context.Context, args []string) ([]sealfetch.Load
 	if err != nil {
 		return nil, err
 	}
-	reader, wipe, err := s.reader()
+	reader, wipe, err := s.reader(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func setupVerify(s *settings) runner {
 		if err != nil {
 			return err
 		}
-		reader, wipe, err := s.reader()
+		reader, wipe, err := s.reader(ctx)
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func setupInspect(s *settings) runner {
 		if err != nil {
 			return err
 		}
-		reader, wipe, err := s.reader()
+		reader, wipe, err := s.reader(ctx)
 		if err != nil {
 			return err
 		}

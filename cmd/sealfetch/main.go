@@ -57,6 +57,8 @@ func commands() []command {
 		{"verify", "URI", "authenticate every byte of a model, write nothing", setupVerify},
 		{"rewrap", "URI", "give a published model new wraps of the same key; data is not touched", setupRewrap},
 		{"keygen", "", "make a local key", setupKeygen},
+		{"evidence", "", "collect evidence of this machine and print its claims", setupEvidence},
+		{"verify-evidence", "FILE", "check an attestation document offline, under AWS's root", setupVerifyEvidence},
 		{"doctor", "[URI]", "check identity, bucket, key and destination, each with its cure", setupDoctor},
 		{"policy", "URI", "print the IAM policies that let a loader reach a model across accounts", setupPolicy},
 		{"version", "", "version, commit, Go and FIPS state", setupVersion},
@@ -101,7 +103,7 @@ func (p *program) help(argv []string) int {
 	}
 	fmt.Fprint(out, "sealfetch loads encrypted models into memory and publishes them.\n\nUsage: sealfetch COMMAND [FLAGS] [ARGUMENTS]\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(out, "  %-8s %-22s %s\n", c.name, c.args, c.summary)
+		fmt.Fprintf(out, "  %-15s %-22s %s\n", c.name, c.args, c.summary)
 	}
 	fmt.Fprint(out, "\n`sealfetch COMMAND --help` lists a command's flags. Each flag --a-b is also the variable SEALFETCH_A_B.\n",
 		"A model's URI is sealed+s3://bucket/prefix, sealed+file:///path or sealed+https://host/path, with the query\n",

@@ -21,6 +21,8 @@ type readSettings struct {
 	minVersion  string
 	mdkID       string
 
+	attestation attestSettings
+
 	connections int
 	memory      size
 	stall       time.Duration
@@ -35,6 +37,7 @@ func (s *settings) readFlags() {
 	f.StringVar(&r.version, "version", "", "exact `N` the model's version must be")
 	f.StringVar(&r.minVersion, "min-version", "", "lowest `N` the model's version may be")
 	f.StringVar(&r.mdkID, "mdk-id", "", "the `ID` the model's key must have, as `sealfetch seal` printed it")
+	s.attestFlags()
 	f.IntVar(&r.connections, "connections", 16, "connections over all models and files, 1 to 256")
 	r.memory = 64 << 20
 	f.Var(&r.memory, "memory", "`BYTES` of buffers over all files; each connection takes one of 257Ki")
@@ -43,7 +46,7 @@ func (s *settings) readFlags() {
 }
 
 // reader turns the settings into a Reader. The caller wipes the keys with the returned function.
-func (s *settings) reader() (_ sealfetch.Reader, wipe func(), err error) {
+func (s *settings) reader(ctx context.Context) (_ sealfetch.Reader, wipe func(), err error) {
 	limits, err := s.limits()
 	if err != nil {
 		return sealfetch.Reader{}, nil, err
@@ -56,7 +59,7 @@ func (s *settings) reader() (_ sealfetch.Reader, wipe func(), err error) {
 	if err != nil {
 		return sealfetch.Reader{}, nil, err
 	}
-	brokers, wipe, err := s.brokers()
+	brokers, wipe, err := s.brokers(ctx)
 	if err != nil {
 		return sealfetch.Reader{}, nil, err
 	}

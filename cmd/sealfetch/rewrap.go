@@ -32,7 +32,7 @@ func setupRewrap(s *settings) runner {
 
 func (s *settings) rewrap(ctx context.Context, uri fetch.URI, wraps list, keep bool, out io.Writer) error {
 	s.scope = []scoped{{uri: uri, write: true}}
-	reader, wipe, err := s.reader()
+	reader, wipe, err := s.reader(ctx)
 	if err != nil {
 		return err
 	}
