@@ -1,7 +1,8 @@
 // Command demo shows sealfetch at work, and what it refuses, on a machine with Go and nothing else.
 //
-// It starts a cloud of its own on 127.0.0.1, runs the real binary against it with the arguments and the environment
-// that KServe injects, and compares what arrives byte for byte. Then it attacks what is stored and shows each attack
+// It starts a cloud of its own on 127.0.0.1 (S3, STS with two accounts, an OIDC issuer, KMS) and a simulated NitroTPM,
+// runs the real binary against them with the arguments and the environment that KServe injects, and compares what
+// arrives byte for byte. Then it attacks what is stored and shows each attack
 // refused with its exit code. It prints every command it runs.
 package main
 
@@ -13,8 +14,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-
-	"github.com/sealfetch/sealfetch/internal/testcloud"
 )
 
 func main() {
@@ -40,7 +39,7 @@ func run(ctx context.Context, model, binary string, keep bool) (err error) {
 	s.attacks()
 	s.table()
 	if keep {
-		s.printf("\nThe cloud keeps running and the files stay in %s until you press Ctrl-C.\nBefore repeating a command: . %s/env\n", s.dir, s.dir)
+		s.printf("\nThe cloud keeps running and the files stay in %s until you press Ctrl-C.\nBefore repeating a command: . %s/pod.env\n", s.dir, s.dir)
 		<-ctx.Done()
 	}
 	if s.failed > 0 {
@@ -49,23 +48,14 @@ func run(ctx context.Context, model, binary string, keep bool) (err error) {
 	return nil
 }
 
-// The cast of the demo.
-const (
-	account = "111122223333"
-	bucket  = "models"
-	region  = "eu-central-1"
-)
-
 // stage is where the demo plays: a cloud, a directory for keys and models, and a destination in memory.
 type stage struct {
-	ctx      context.Context
-	cloud    *testcloud.Cloud
-	bucket   *testcloud.Bucket
+	ctx context.Context
+	*world
 	binary   string
 	dir      string // keys and sources
 	shm      string // destinations, on tmpfs
 	model    string // the plaintext model
-	env      []string
 	rows     []row
 	failed   int
 	pristine map[string][]byte // the bucket before an attack
@@ -96,33 +86,15 @@ func newStage(ctx context.Context, model, binary string) (_ *stage, err error) {
 			return nil, err
 		}
 	}
-	return s, s.startCloud()
-}
-
-func (s *stage) startCloud() (err error) {
-	if s.cloud, err = testcloud.New(testcloud.Options{}); err != nil {
-		return err
+	if s.world, err = newWorld(s.dir); err != nil {
+		return nil, err
 	}
-	owner := s.cloud.Account(account)
-	s.bucket = owner.NewBucket(bucket, region)
-	key := owner.NewAccessKey()
-	// What KServe's webhook injects for a ServiceAccount with an S3 secret, the variables of other loaders included.
-	s.env = []string{
-		"AWS_ACCESS_KEY_ID=" + key.AccessKeyID,
-		"AWS_SECRET_ACCESS_KEY=" + key.SecretAccessKey,
-		"AWS_ENDPOINT_URL=" + s.cloud.S3URL(),
-		"AWS_DEFAULT_REGION=" + region,
-		"S3_USE_HTTPS=0",
-		"S3_VERIFY_SSL=1",
-		"S3_USER_VIRTUAL_BUCKET=false",
-		"HF_HUB_ENABLE_HF_TRANSFER=1",
-	}
-	return s.writeEnv()
+	return s, s.writeEnv()
 }
 
 func (s *stage) close() {
-	if s.cloud != nil {
-		s.cloud.Close()
+	if s.world != nil {
+		s.world.close()
 	}
 	for _, dir := range []string{s.dir, s.shm} {
 		if dir != "" {

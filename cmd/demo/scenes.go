@@ -2,72 +2,102 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/sealfetch/sealfetch/internal/testcloud/kms"
 )
 
 // The exit codes that the demo expects; see README.
 const (
 	exitOK           = 0
+	exitUsage        = 2
+	exitIdentity     = 10
 	exitFormat       = 12
+	exitRefused      = 14
 	exitKeyUnusable  = 15
 	exitNotAuthentic = 16
 	exitDestination  = 17
 )
 
-// mainJob publishes two versions of a model and loads the newer one as KServe does.
-func (s *stage) mainJob() {
-	s.title("The model's owner makes a key and publishes two versions")
-	s.step("make a key", exitOK, "keygen", "--out", s.path("kek.jwk"))
-	s.step("publish version 1", exitOK, s.seal("1", "kek.jwk", "acme/v1")...)
-	s.step("publish version 2", exitOK, s.seal("2", "kek.jwk", "acme/v2")...)
-	s.step("publish over a version", 2, s.seal("3", "kek.jwk", "acme/v2")...)
+const modelName = "acme/demo"
 
-	s.title("A pod starts: KServe runs `init URI DIR`")
-	s.step("load version 2 into tmpfs", exitOK, s.init("acme/v2")...)
+// mainJob publishes two versions of a model in the owner's account and loads the newer one in another account.
+func (s *stage) mainJob() {
+	s.title("Account %s: the model's owner publishes two versions, under a KMS key and a local one", ownerAccount)
+	s.step("make a local key", exitOK, "keygen", "--out", s.path("kek.jwk"))
+	s.step("publish version 1", exitOK, s.seal("1", "acme/v1")...)
+	s.step("publish version 2", exitOK, s.seal("2", "acme/v2")...)
+	s.step("publish over a version", exitUsage, s.seal("3", "acme/v2")...)
+
+	s.title("Account %s: a pod starts, KServe runs `init URI DIR` with this environment", loaderAccount)
+	for _, setting := range s.pod {
+		s.printf("  %s\n", setting)
+	}
+	s.step("preflight", exitOK, "doctor", "--destination", s.shm, s.uri("acme/v2"))
+	s.step("load version 2 into tmpfs, attested", exitOK, s.init("acme/v2")...)
 	s.compare()
+	s.clean()
+	s.step("load it with the local key", exitOK, s.initLocal("kek.jwk", "acme/v2")...)
 	s.clean()
 	s.pristine = s.snapshot()
 }
 
-// attacks changes what the store holds, or where the model goes, and expects each to be refused with nothing left.
+// attacks changes the store, the cloud, the machine or the pod, and expects each to be refused with nothing left.
 func (s *stage) attacks() {
 	s.title("The store turns hostile")
-	s.attack("one bit flipped", exitNotAuthentic, func() { s.flip("acme/v2/data/00001") }, s.init("acme/v2"))
-	s.attack("two files swapped", exitNotAuthentic, func() { s.swap("acme/v2/data/00001", "acme/v2/data/00002") }, s.init("acme/v2"))
-	s.attack("an object cut short", exitNotAuthentic, func() { s.cut("acme/v2/data/00001") }, s.init("acme/v2"))
-	s.attack("a plain file in place of a sealed one", exitNotAuthentic, func() { s.plain("acme/v2/data/00001") }, s.init("acme/v2"))
-	s.attack("an older version replayed", exitFormat, func() { s.replay("acme/v1", "acme/v2") },
-		s.init("acme/v2", "--min-version", "2"))
-	s.attack("the attacker's own model, under a key of theirs", exitFormat, func() { s.foreign("acme/v2") }, s.init("acme/v2"))
-	s.attack("a key that is not this model's", exitKeyUnusable, func() { s.otherKey() }, s.initWith("other.jwk", "acme/v2"))
+	v2 := s.init("acme/v2")
+	s.attack("one bit flipped", exitNotAuthentic, func() { s.flip("acme/v2/data/00001") }, v2)
+	s.attack("two files swapped", exitNotAuthentic, func() { s.swap("acme/v2/data/00001", "acme/v2/data/00002") }, v2)
+	s.attack("an object cut short", exitNotAuthentic, func() { s.cut("acme/v2/data/00001") }, v2)
+	s.attack("a plain file in place of a sealed one", exitNotAuthentic, func() { s.plain("acme/v2/data/00001") }, v2)
+	s.attack("an older version replayed", exitFormat, func() { s.replay("acme/v1", "acme/v2") }, s.init("acme/v2", "--min-version", "2"))
+	s.attack("a wrapped key of another version", exitKeyUnusable, func() { s.graftWraps("acme/v1", "acme/v2") }, v2)
+	s.attack("the attacker's own model, under a key of theirs", exitFormat, func() { s.foreign("acme/v2") }, v2)
+	s.attack("a local key that is not this model's", exitKeyUnusable, s.otherKey, s.initLocal("other.jwk", "acme/v2"))
 
-	s.title("The pod is not what it should be")
+	s.title("The machine, the pod or the way to KMS is not what it should be")
+	s.attack("KMS answers in the clear", exitRefused, func() { s.kms.OnReply(leak) }, v2)
+	s.kms.OnReply(nil)
+	s.attack("another service account's token", exitIdentity, func() { _ = s.become("system:serviceaccount:inference:curious") }, v2)
+	_ = s.become(subject)
+	s.attack("another external id", exitIdentity, func() {}, s.init("acme/v2", "--external-id", "acme-8"))
 	if disk := s.diskDir(); disk != "" {
-		args := s.init("acme/v2")
-		args[len(args)-1] = disk
-		s.attack("a destination on disk", exitDestination, func() {}, args)
+		s.attack("a destination on disk", exitDestination, func() {}, []string{"init", s.uri("acme/v2"), disk})
 		s.rows[len(s.rows)-1].leftover = leftover(disk)
 		_ = os.RemoveAll(disk)
 	}
+	s.attack("another kernel booted: wrong PCR", exitRefused, func() { s.tpm.Extend(4, []byte("another kernel")) }, v2)
 }
 
-func (s *stage) seal(version, key, prefix string) []string {
-	return []string{"seal", "--model", "acme/demo", "--version", version, "--wrap", "jwk:" + s.path(key), s.model, "s3://" + bucket + "/" + prefix}
+// leak is a KMS, or something that poses as one, that ignores the recipient.
+func leak(op string, reply kms.Reply) {
+	if op == "Decrypt" {
+		delete(reply, "CiphertextForRecipient")
+		reply["Plaintext"] = make([]byte, 32)
+	}
 }
 
-// init is what a ClusterStorageContainer runs: settings are flags here, to be seen.
+func (s *stage) seal(version, prefix string) []string {
+	return []string{"seal", "--model", modelName, "--version", version, "--wrap", "aws-kms:" + s.key.ARN,
+		"--wrap", "jwk:" + s.path("kek.jwk"), s.model, "s3://" + bucket + "/" + prefix}
+}
+
+func (s *stage) uri(prefix string) string { return "sealed+s3://" + bucket + "/" + prefix }
+
+// init is what KServe runs; further settings are flags here, to be seen.
 func (s *stage) init(prefix string, flags ...string) []string {
-	return s.initWith("kek.jwk", prefix, flags...)
+	return append(append([]string{"init"}, flags...), s.uri(prefix), s.destination())
 }
 
-func (s *stage) initWith(key, prefix string, flags ...string) []string {
-	args := append([]string{"init", "--trust-key", "jwk:" + s.path(key)}, flags...)
-	return append(args, "sealed+s3://"+bucket+"/"+prefix, s.destination())
+// initLocal trusts a local key in place of the KMS key.
+func (s *stage) initLocal(key, prefix string) []string {
+	return s.init(prefix, "--trust-key", "jwk:"+s.path(key))
 }
 
-// attack runs a command after a change to the store, which is undone afterwards.
+// attack runs a command after a change, which is undone in the store afterwards.
 func (s *stage) attack(name string, want int, change func(), args []string) {
 	change()
 	s.step(name, want, args...)
@@ -94,7 +124,8 @@ func (s *stage) cut(key string) {
 }
 
 func (s *stage) plain(key string) {
-	s.bucket.Put(key, bytes.Repeat([]byte("plain"), len(s.get(key))/5+1)[:len(s.get(key))])
+	size := len(s.get(key))
+	s.bucket.Put(key, bytes.Repeat([]byte("plain"), size/5+1)[:size])
 }
 
 func (s *stage) replay(from, to string) {
@@ -105,10 +136,17 @@ func (s *stage) replay(from, to string) {
 	}
 }
 
+// graftWraps puts the wraps of one version into the envelope of another.
+func (s *stage) graftWraps(from, to string) {
+	_, wraps, _ := bytes.Cut(s.get(from+"/envelope.json"), []byte(`"wraps"`))
+	head, _, _ := bytes.Cut(s.get(to+"/envelope.json"), []byte(`"wraps"`))
+	s.bucket.Put(to+"/envelope.json", append(append(head, `"wraps"`...), wraps...))
+}
+
 // foreign publishes another model in the place of the real one, with a key of the attacker's.
 func (s *stage) foreign(prefix string) {
 	_, _ = s.quiet("keygen", "--out", s.path("attacker.jwk"))
-	_, _ = s.quiet(s.seal("2", "attacker.jwk", "evil")...)
+	_, _ = s.quiet("seal", "--model", modelName, "--version", "2", "--wrap", "jwk:"+s.path("attacker.jwk"), s.model, "s3://"+bucket+"/evil")
 	for _, key := range s.bucket.Keys() {
 		if rest, ok := strings.CutPrefix(key, "evil/"); ok {
 			s.bucket.Put(prefix+"/"+rest, s.get(key))
@@ -137,3 +175,7 @@ func keyID(jwk []byte) []byte {
 func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *stage) destination() string { return filepath.Join(s.shm, "models") }
+
+func (s *stage) title(format string, args ...any) {
+	s.printf("\n── %s\n", fmt.Sprintf(format, args...))
+}

@@ -28,9 +28,6 @@ type row struct {
 
 func (r row) ok() bool { return r.got == r.want && r.leftover == "" }
 
-// title begins a part of the show.
-func (s *stage) title(text string) { s.printf("\n── %s\n", text) }
-
 // step runs the binary, shows what it says, and notes how it ended.
 func (s *stage) step(name string, want int, args ...string) {
 	s.printf("\n$ sealfetch %s\n", strings.Join(args, " "))
@@ -54,13 +51,21 @@ func (s *stage) step(name string, want int, args ...string) {
 // quiet runs the binary and returns its exit code and all it printed.
 func (s *stage) quiet(args ...string) (int, string) {
 	cmd := exec.CommandContext(s.ctx, s.binary, args...)
-	cmd.Env = s.env
+	cmd.Env = s.environment(args[0])
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return -1, err.Error() + "\n"
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// environment is the owner's for publishing, and the pod's for loading.
+func (s *stage) environment(command string) []string {
+	if command == "seal" || command == "keygen" {
+		return s.owner
+	}
+	return s.pod
 }
 
 // compare holds the destination against the source, byte for byte.
@@ -178,10 +183,15 @@ func orElse(value, otherwise string) string {
 	return value
 }
 
-// writeEnv keeps the environment in a file, for a reader who repeats commands.
+// writeEnv keeps the environments in files, for a reader who repeats commands.
 func (s *stage) writeEnv() error {
-	lines := "export " + strings.Join(s.env, "\nexport ") + "\n"
-	return os.WriteFile(s.path("env"), []byte(lines), 0o600)
+	for name, env := range map[string][]string{"owner.env": s.owner, "pod.env": s.pod} {
+		lines := "export " + strings.Join(env, "\nexport ") + "\n"
+		if err := os.WriteFile(s.path(name), []byte(lines), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // build compiles the real binary. Its packages are those that `go test` has compiled, too.
