@@ -228,6 +228,7 @@ func records(stderr, event string) (found []map[string]any) {
 // secretVariables carry secrets, or documents with secrets.
 var secretVariables = []string{
 	"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "SEALFETCH_TRUST_KEY_JWK",
+	"SEALFETCH_OIDC_CLIENT_SECRET", "STORAGE_CONFIG",
 }
 
 // secretsIn gathers what a run could know and must not say: key files below a directory, and variables.
@@ -246,11 +247,12 @@ func secretsIn(dir string, env map[string]string) (secrets []string) {
 	return secrets
 }
 
-// secretsOfJWK returns the secret members of a key: what is symmetric or private (RFC 7518, section 6).
+// secretsOfJWK returns the secret members of a key: what is symmetric or private (RFC 7518, section 6), and of
+// KServe's storage configuration.
 func secretsOfJWK(data []byte) (secrets []string) {
 	var key map[string]any
 	_ = json.Unmarshal(data, &key)
-	for _, name := range []string{"k", "d", "p", "q", "dp", "dq", "qi"} {
+	for _, name := range []string{"k", "d", "p", "q", "dp", "dq", "qi", "secret_access_key"} {
 		if s, ok := key[name].(string); ok {
 			secrets = append(secrets, s)
 		}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -36,6 +40,8 @@ import (
 //	grab NAME FILE REGEXP      set a variable to the first group
 //	audit EVENT [KEY=VALUE...] the last run wrote this audit record, once
 //	lasttwo FILE               the file holds the last two lines of standard error
+//	proxy                      set HTTP_PROXY to one that takes every host for the cloud
+//	hosts                      print the hosts that it was asked for
 //	special FILE               make a FIFO or a socket, by its extension
 //
 // Every run is also checked for what holds always; see result.problems.
@@ -57,6 +63,8 @@ func TestScripts(t *testing.T) {
 			"grab":      cmdGrab,
 			"audit":     cmdAudit,
 			"lasttwo":   cmdLastTwo,
+			"proxy":     cmdProxy,
+			"hosts":     cmdHosts,
 			"special":   cmdSpecial,
 		},
 	})
@@ -66,6 +74,9 @@ func TestScripts(t *testing.T) {
 type inScript struct {
 	cloud  *testcloud.Cloud
 	bucket *testcloud.Bucket
+
+	mu    sync.Mutex
+	hosts []string // that the proxy was asked for
 }
 
 type scriptKey struct{}
@@ -304,4 +315,26 @@ func cmdLastTwo(ts *testscript.TestScript, neg bool, args []string) {
 	if n := len(lines); n < 3 || strings.Join(lines[n-3:], "") != ts.ReadFile(args[0]) {
 		ts.Fatalf("%s holds %q", args[0], ts.ReadFile(args[0]))
 	}
+}
+
+// cmdProxy starts a forward proxy that takes every host for the cloud, and notes the names.
+func cmdProxy(ts *testscript.TestScript, neg bool, args []string) {
+	s := state(ts)
+	cloud, err := url.Parse(s.cloud.S3URL())
+	ts.Check(err)
+	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		s.mu.Lock()
+		s.hosts = append(s.hosts, r.In.Host)
+		s.mu.Unlock()
+		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = cloud.Scheme, cloud.Host, r.In.Host
+	}})
+	ts.Defer(front.Close)
+	ts.Setenv("HTTP_PROXY", front.URL)
+}
+
+func cmdHosts(ts *testscript.TestScript, neg bool, args []string) {
+	s := state(ts)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintln(ts.Stdout(), strings.Join(slices.Compact(s.hosts), "\n"))
 }
