@@ -30,7 +30,7 @@ func createFiles(u URI) (*fileStore, error) {
 	return &fileStore{u, root}, nil
 }
 
-func (s *fileStore) String() string { return s.uri.location() }
+func (s *fileStore) String() string { return s.uri.String() }
 
 func (s *fileStore) Close() error { return s.root.Close() }
 

@@ -113,15 +113,24 @@ func (s *httpSource) Get(ctx context.Context, r Range) (*Body, error) {
 
 // failed classes a request that brought no answer.
 func (s *httpSource) failed(ctx context.Context, r Range, err error) error {
-	var unknown x509.UnknownAuthorityError
-	var wrongHost x509.HostnameError
 	switch {
-	case errors.As(err, &unknown), errors.As(err, &wrongHost):
-		return fault.New(fault.Access, "give the server's CA with --ca-bundle", "%s at %s: %w", r.Name, s, bare(err))
+	case untrusted(err):
+		return untrustedServer(r.Name, s, err)
 	case fault.Of(err) != fault.Internal:
 		return fmt.Errorf("%s at %s: %w", r.Name, s, bare(err))
 	}
 	return readError(ctx, bare(err), "asking for %s at %s", r.Name, s)
+}
+
+// untrusted reports whether the server's certificate did not pass.
+func untrusted(err error) bool {
+	var failed *tls.CertificateVerificationError
+	return errors.As(err, &failed)
+}
+
+func untrustedServer(name string, src fmt.Stringer, err error) error {
+	return fault.New(fault.Access, "give the CA of the server with --ca-bundle (AWS_CA_BUNDLE), or check what answers there",
+		"%s at %s: %w", name, src, bare(err))
 }
 
 // bare strips net/http's own prefix, which repeats the whole URL.

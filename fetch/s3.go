@@ -199,6 +199,9 @@ func (b *s3Bucket) failed(ctx context.Context, action, name, region string, err 
 	if stopped := context.Cause(ctx); stopped != nil && !errors.Is(stopped, errStalled) {
 		return stopped
 	}
+	if untrusted(err) {
+		return untrustedServer(name, b, err)
+	}
 	if b.config.Credentials != nil && b.config.Credentials.Renew(err) {
 		return transient("%s at %s: the credentials had expired", name, b)
 	}
