@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/sealfetch/sealfetch/internal/testcloud/iam"
@@ -78,9 +77,8 @@ func (a *Account) admin() Caller {
 }
 
 func (c *Cloud) temporary(lifetime time.Duration) Credentials {
-	return Credentials{
-		AccessKeyID: "ASIA" + randomID(16), SessionToken: randomID(64), Expires: c.Now().Add(lifetime).Truncate(time.Second),
-	}
+	ends := c.Now().Add(lifetime).Truncate(time.Second) // what the client is told has no fractions
+	return Credentials{AccessKeyID: "ASIA" + randomID(16), SessionToken: randomID(64), Expires: ends}
 }
 
 func (c *Cloud) issue(keys Credentials, caller Caller) Credentials {
@@ -103,12 +101,12 @@ func (c *Cloud) Revoke(accessKeyID string) {
 func randomID(n int) string { return (rand.Text() + rand.Text() + rand.Text())[:n] }
 
 // Authenticate verifies the SigV4 signature of a request to any service but S3 and returns its sender and its body,
-// which it reads whole (at most 1 MiB) and returns even where the signature is refused. A request without a signature is
-// refused. Errors carry the codes of the service: "sts" has those of the query protocol, any other those of JSON.
+// which it reads whole (at most 1 MiB) and returns even where the signature is refused. A request without a signature
+// is refused. Errors carry the codes of the service: "sts" has those of the query protocol, any other those of JSON.
 func (c *Cloud) Authenticate(r *http.Request, service string) (*Caller, []byte, *Error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	if err != nil {
-		return nil, nil, &Error{Status: 400, Code: "IncompleteBody", Message: err.Error()}
+		return nil, nil, refuse(400, "IncompleteBody", err.Error())
 	}
 	hash := sha256.Sum256(body)
 	cred, _, failure := c.authenticate(r, service, hex.EncodeToString(hash[:]))
@@ -116,53 +114,9 @@ func (c *Cloud) Authenticate(r *http.Request, service string) (*Caller, []byte, 
 	case failure != nil:
 		return nil, body, failure.in(service)
 	case cred == nil:
-		return nil, body, &Error{
-			Status: 403, Code: "MissingAuthenticationToken", Message: "Request is missing Authentication Token",
-		}
+		return nil, body, refuse(403, "MissingAuthenticationToken", "Request is missing Authentication Token")
 	}
 	return &cred.caller, body, nil
-}
-
-// in renames an error of authentication, worded for S3, for another service.
-func (e *Error) in(service string) *Error {
-	names := map[string]Error{ // of the JSON protocols
-		"AuthorizationHeaderMalformed": {Status: 400, Code: "IncompleteSignatureException"},
-		"InvalidAccessKeyId": {
-			Status: 400, Code: "UnrecognizedClientException", Message: "The security token included in the request is invalid.",
-		},
-		"InvalidToken": {
-			Status: 400, Code: "UnrecognizedClientException", Message: "The security token included in the request is invalid.",
-		},
-		"ExpiredToken": {
-			Status: 400, Code: "ExpiredTokenException", Message: "The security token included in the request is expired",
-		},
-		"SignatureDoesNotMatch": {Status: 400, Code: "InvalidSignatureException"},
-		"RequestTimeTooSkewed":  {Status: 400, Code: "InvalidSignatureException", Message: "Signature expired or not yet current"},
-	}
-	if service == "sts" {
-		invalid := Error{
-			Status: 403, Code: "InvalidClientTokenId", Message: "The security token included in the request is invalid.",
-		}
-		names = map[string]Error{
-			"AuthorizationHeaderMalformed": {Status: 400, Code: "IncompleteSignature"},
-			"InvalidAccessKeyId":           invalid,
-			"InvalidToken":                 invalid,
-			"ExpiredToken": {
-				Status: 403, Code: "ExpiredToken", Message: "The security token included in the request is expired",
-			},
-			"RequestTimeTooSkewed": {
-				Status: 403, Code: "SignatureDoesNotMatch", Message: "Signature expired or not yet current",
-			},
-		}
-	}
-	renamed, ok := names[e.Code]
-	if !ok {
-		return e
-	}
-	if renamed.Message == "" {
-		renamed.Message = e.Message
-	}
-	return &renamed
 }
 
 // authenticate returns a nil credential for an unsigned request.
@@ -170,30 +124,24 @@ func (c *Cloud) authenticate(r *http.Request, service, payloadHash string) (*cre
 	sig, err := sigv4.Parse(r)
 	switch {
 	case err != nil:
-		return nil, nil, &Error{Status: 400, Code: "AuthorizationHeaderMalformed", Message: err.Error()}
+		return nil, nil, refuse(400, "AuthorizationHeaderMalformed", err.Error())
 	case sig == nil:
 		return nil, nil, nil
 	case sig.Service != service:
-		return nil, nil, &Error{
-			Status: 400, Code: "AuthorizationHeaderMalformed",
-			Message: fmt.Sprintf("The authorization header is malformed; incorrect service %q", sig.Service),
-		}
+		return nil, nil, refuse(400, "AuthorizationHeaderMalformed",
+			fmt.Sprintf("The authorization header is malformed; incorrect service %q", sig.Service))
 	}
 	c.mu.Lock()
 	cred, ok := c.keys[sig.AccessKeyID]
 	c.mu.Unlock()
 	if !ok {
-		return nil, nil, &Error{
-			Status: 403, Code: "InvalidAccessKeyId",
-			Message: "The AWS Access Key Id you provided does not exist in our records.",
-		}
+		return nil, nil, refuse(403, "InvalidAccessKeyId",
+			"The AWS Access Key Id you provided does not exist in our records.")
 	}
 	now := c.Now()
 	if skew := now.Sub(sig.Time); !sig.Presigned && (skew > maxSkew || skew < -maxSkew) {
-		return nil, nil, &Error{
-			Status: 403, Code: "RequestTimeTooSkewed",
-			Message: "The difference between the request time and the current time is too large.",
-		}
+		return nil, nil, refuse(403, "RequestTimeTooSkewed",
+			"The difference between the request time and the current time is too large.")
 	}
 	if err := sig.Verify(r, payloadHash, cred.SecretAccessKey, now); err != nil {
 		return nil, nil, signatureError(err)
@@ -203,35 +151,19 @@ func (c *Cloud) authenticate(r *http.Request, service, payloadHash string) (*cre
 
 func signatureError(err error) *Error {
 	if errors.Is(err, sigv4.ErrUnsignedHeader) || errors.Is(err, sigv4.ErrExpired) {
-		return &Error{Status: 403, Code: "AccessDenied", Message: err.Error()}
+		return refuse(403, "AccessDenied", err.Error())
 	}
-	return &Error{
-		Status: 403, Code: "SignatureDoesNotMatch",
-		Message: "The request signature we calculated does not match the signature you provided. " +
-			"Check your key and signing method.",
-	}
+	return refuse(403, "SignatureDoesNotMatch",
+		"The request signature we calculated does not match the signature you provided. "+
+			"Check your key and signing method.")
 }
 
 func (c *Cloud) checkToken(cred *credential, sig *sigv4.Signature) *Error {
 	switch {
 	case sig.SecurityToken != cred.SessionToken:
-		return &Error{
-			Status: 400, Code: "InvalidToken", Message: "The provided token is malformed or otherwise invalid.",
-		}
+		return refuse(400, "InvalidToken", "The provided token is malformed or otherwise invalid.")
 	case !cred.Expires.IsZero() && !c.Now().Before(cred.Expires):
-		return &Error{Status: 400, Code: "ExpiredToken", Message: "The provided token has expired."}
+		return refuse(400, "ExpiredToken", "The provided token has expired.")
 	}
 	return nil
 }
-
-// Error is an AWS error as it goes over the wire.
-type Error struct {
-	Status  int    // HTTP status
-	Code    string // such as "NoSuchKey"
-	Message string
-	Detail  map[string]string // further XML elements of S3's error body; may be nil
-	Header  http.Header       // further headers; may be nil
-}
-
-// Error returns code and message.
-func (e *Error) Error() string { return strings.TrimSpace(e.Code + ": " + e.Message) }

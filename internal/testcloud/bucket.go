@@ -107,8 +107,8 @@ type KMSKey struct {
 	Policy *iam.Policy // of the key, kind iam.Resource
 }
 
-// EncryptWith makes reading and writing objects take kms:Decrypt and kms:GenerateDataKey on a key, and new ETags opaque,
-// as S3 has it with SSE-KMS. Nil ends it.
+// EncryptWith makes reading and writing objects take kms:Decrypt and kms:GenerateDataKey on a key, and new ETags
+// opaque, as S3 has it with SSE-KMS. Nil ends it.
 func (b *Bucket) EncryptWith(key *KMSKey) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

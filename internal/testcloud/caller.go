@@ -2,7 +2,6 @@ package testcloud
 
 import (
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/sealfetch/sealfetch/internal/testcloud/iam"
@@ -83,7 +82,7 @@ func (c *Caller) Evaluate(r iam.Request, resource *iam.Policy, decides bool) iam
 // report tells the test of policies that could not be evaluated.
 func (c *Cloud) report(r iam.Request, d iam.Decision) {
 	for _, problem := range d.Problems {
-		c.opts.Errorf("test cloud: %s on %s is denied because a policy cannot be evaluated: %s", r.Action, r.Resource, problem)
+		c.opts.Errorf("test cloud: %s on %s is denied: %s", r.Action, r.Resource, problem)
 	}
 }
 
@@ -100,5 +99,10 @@ func (c *Caller) inherited() map[string]string {
 
 // hasTag looks a key up as AWS does, whatever its case.
 func hasTag(tags map[string]string, key string) bool {
-	return slices.ContainsFunc(slices.Collect(maps.Keys(tags)), func(k string) bool { return strings.EqualFold(k, key) })
+	for k := range tags {
+		if strings.EqualFold(k, key) {
+			return true
+		}
+	}
+	return false
 }

@@ -55,12 +55,12 @@ const (
 
 // SlowDown is S3's throttling answer.
 func SlowDown() *Error {
-	return &Error{Status: 503, Code: "SlowDown", Message: "Please reduce your request rate."}
+	return refuse(503, "SlowDown", "Please reduce your request rate.")
 }
 
 // InternalError is S3's answer to its own failure.
 func InternalError() *Error {
-	return &Error{Status: 500, Code: "InternalError", Message: "We encountered an internal error. Please try again."}
+	return refuse(500, "InternalError", "We encountered an internal error. Please try again.")
 }
 
 // Rule injects a fault into the requests it matches.

@@ -44,7 +44,8 @@ func TestBodyFaults(t *testing.T) {
 		{name: "wrong range", fault: testcloud.Fault{ContentRange: "bytes 0-7999/10000"}, body: want,
 			check: func(o *s3.GetObjectOutput) bool { return *o.ContentRange == "bytes 0-7999/10000" }},
 		{name: "flipped bit", fault: testcloud.Fault{FlipByte: &offset}, body: flipped},
-		{name: "replaced", fault: testcloud.Fault{Replace: bytes.Repeat([]byte("x"), 9000)}, body: bytes.Repeat([]byte("x"), 8000)},
+		{name: "replaced", fault: testcloud.Fault{Replace: bytes.Repeat([]byte("x"), 9000)},
+			body: bytes.Repeat([]byte("x"), 8000)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, tls := range []bool{false, true} {
@@ -59,10 +60,12 @@ func TestBodyFaults(t *testing.T) {
 				if test.check != nil && !test.check(out) {
 					t.Errorf("TLS %v: %+v", tls, out)
 				}
-				if after, _, err := get(t.Context(), client, in); err != nil || test.fault.Replace == nil && !bytes.Equal(after, want) {
+				replaced := test.fault.Replace != nil
+				after, _, err := get(t.Context(), client, in)
+				if err != nil || !replaced && !bytes.Equal(after, want) {
 					t.Errorf("TLS %v: the second try: %d bytes, %v", tls, len(after), err)
 				}
-				if replaced := test.fault.Replace != nil; replaced == (out != nil && *out.ETag == before.ETag) {
+				if replaced == (out != nil && *out.ETag == before.ETag) {
 					t.Errorf("TLS %v: replaced %v, yet the ETag says otherwise", tls, replaced)
 				}
 			}
@@ -75,7 +78,9 @@ func TestErrorFaults(t *testing.T) {
 	bucket.Put("k", []byte("data"))
 	bucket.Put("other", []byte("data"))
 	in := s3.GetObjectInput{Key: aws.String("k")}
-	slow := c.Inject(testcloud.Rule{Op: "GetObject", Key: "k", Skip: 1, Times: 1, Fault: testcloud.Fault{Error: testcloud.SlowDown()}})
+	slow := c.Inject(testcloud.Rule{
+		Op: "GetObject", Key: "k", Skip: 1, Times: 1, Fault: testcloud.Fault{Error: testcloud.SlowDown()},
+	})
 	var codes []string
 	for range 3 {
 		_, _, err := get(t.Context(), client, in)
@@ -150,7 +155,8 @@ func TestPaceLatencyAndRedirect(t *testing.T) {
 	c, bucket, _ := fixture(t, testcloud.Options{})
 	bucket.Put("k", pattern(20_000))
 	client := s3Client(c, c.Account(owner).NewAccessKey(), func(o *s3.Options) {
-		o.HTTPClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		o.HTTPClient = &http.Client{CheckRedirect: stay}
 	})
 	in := s3.GetObjectInput{Key: aws.String("k")}
 	slow := testcloud.Fault{Bandwidth: 400_000, Latency: 20 * time.Millisecond}

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	podIdentityService = "pods.eks.amazonaws.com" // the audience of the pod's token and the principal of the trust policy
+	podIdentityService = "pods.eks.amazonaws.com" // audience of the pod's token and principal of the trust policy
 	podIdentityCluster = "test"
 	podIdentitySession = 6 * time.Hour
 )
@@ -66,7 +66,8 @@ func (a *PodIdentityAgent) Associate(namespace, serviceAccount string, role *Rol
 func (a *PodIdentityAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	keys, failure := a.credentials(r)
 	if failure != nil {
-		http.Error(w, fmt.Sprintf("[%s]: (%s): %s, fault: client", a.cloud.requestID(), failure.Code, failure.Message), failure.Status)
+		text := fmt.Sprintf("[%s]: (%s): %s, fault: client", a.cloud.requestID(), failure.Code, failure.Message)
+		http.Error(w, text, failure.Status)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -84,7 +85,7 @@ type agentCredentials struct {
 
 func (a *PodIdentityAgent) credentials(r *http.Request) (*agentCredentials, *Error) {
 	if r.Method != http.MethodGet || r.URL.Path != "/v1/credentials" {
-		return nil, &Error{Status: 404, Code: "NotFound", Message: "no such path"}
+		return nil, refuse(404, "NotFound", "no such path")
 	}
 	token, failure := a.verify(r)
 	if failure != nil {
@@ -94,22 +95,24 @@ func (a *PodIdentityAgent) credentials(r *http.Request) (*agentCredentials, *Err
 	role := a.roles[token.Subject]
 	a.mu.Unlock()
 	if role == nil {
-		return nil, &Error{Status: 404, Code: "ResourceNotFoundException", Message: "no association found for this service account"}
+		return nil, refuse(404, "ResourceNotFoundException", "no association found for this service account")
 	}
 	session := podSession(token)
 	for _, action := range session.actions("sts:AssumeRole") {
 		request := iam.Request{
-			Principal: iam.Principal{Service: podIdentityService}, Action: action, Resource: role.ARN, Owner: role.Account.ID,
-			Context: session.context(),
+			Principal: iam.Principal{Service: podIdentityService}, Action: action,
+			Resource: role.ARN, Owner: role.Account.ID, Context: session.context(),
 		}
 		d := iam.Evaluate(request, iam.Policies{Resource: role.trustPolicy(), ResourceDecides: true})
 		if a.cloud.report(request, d); !d.Allowed {
-			return nil, &Error{Status: 403, Code: "AccessDeniedException", Message: "Unauthorized Exception! EKS does not have permissions to assume the associated role"}
+			return nil, refuse(403, "AccessDeniedException",
+				"Unauthorized Exception! EKS does not have permissions to assume the associated role")
 		}
 	}
 	keys, caller := a.cloud.assume(role, session)
 	return &agentCredentials{
-		keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, caller.Account, keys.Expires.UTC().Format(time.RFC3339),
+		AccessKeyID: keys.AccessKeyID, SecretAccessKey: keys.SecretAccessKey, Token: keys.SessionToken,
+		AccountID: caller.Account, Expiration: keys.Expires.UTC().Format(time.RFC3339),
 	}, nil
 }
 
@@ -120,9 +123,9 @@ func (a *PodIdentityAgent) verify(r *http.Request) (*oidc.Verified, *Error) {
 	token, err := oidc.Verify(ctx, a.cloud.sts.client, r.Header.Get("Authorization"), trusted, a.cloud.Now())
 	switch {
 	case errors.Is(err, oidc.ErrExpired):
-		return nil, &Error{Status: 400, Code: "ExpiredTokenException", Message: "Token expired"}
+		return nil, refuse(400, "ExpiredTokenException", "Token expired")
 	case err != nil || !token.Audience.Contains(podIdentityService):
-		return nil, &Error{Status: 400, Code: "InvalidTokenException", Message: "The token included in the request is invalid"}
+		return nil, refuse(400, "InvalidTokenException", "The token included in the request is invalid")
 	}
 	return token, nil
 }

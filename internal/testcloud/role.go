@@ -42,7 +42,8 @@ func (a *Account) NewRole(spec RoleSpec) (*Role, error) {
 		return nil, fmt.Errorf("role %q with sessions of %v", spec.Name, spec.MaxSession)
 	}
 	r := &Role{
-		ARN: "arn:aws:iam::" + a.ID + ":role/" + spec.Name, Account: a, ID: "AROA" + randomID(17), maxSession: spec.MaxSession,
+		ARN: "arn:aws:iam::" + a.ID + ":role/" + spec.Name, Account: a, ID: "AROA" + randomID(17),
+		maxSession: spec.MaxSession,
 	}
 	if err := r.SetTrust(spec.Trust); err != nil {
 		return nil, err
@@ -98,8 +99,8 @@ func (r *Role) trustPolicy() *iam.Policy {
 func (r *Role) name() string { return r.ARN[strings.LastIndexByte(r.ARN, '/')+1:] }
 
 // TrustIssuer registers an OIDC issuer as an identity provider of the account, for tokens with one of these audiences
-// (client ids), and returns the provider's ARN. AWS demands https of an issuer; this cloud takes http too, as everything
-// here is on loopback.
+// (client ids), and returns the provider's ARN. AWS demands https of an issuer; this cloud takes http too, as
+// everything here is on loopback.
 func (a *Account) TrustIssuer(issuerURL string, clientIDs ...string) string {
 	a.cloud.mu.Lock()
 	defer a.cloud.mu.Unlock()

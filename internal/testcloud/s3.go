@@ -91,7 +91,7 @@ func (c *call) serve(op operation) *Error {
 		}
 	}
 	if op.run == nil {
-		return &Error{Status: 501, Code: "NotImplemented", Message: "A header or query is not implemented here."}
+		return refuse(501, "NotImplemented", "A header or query is not implemented here.")
 	}
 	if d := c.decide(op.action, c.Key); !d.Allowed {
 		return c.accessDenied(op.action, c.Key, d)
@@ -132,10 +132,8 @@ func (c *call) authenticate() (failure *Error) {
 	case failure != nil || c.cred == nil:
 		return failure
 	case hash == "":
-		return &Error{
-			Status: 400, Code: "InvalidRequest",
-			Message: "Missing required header for this request: x-amz-content-sha256",
-		}
+		return refuse(400, "InvalidRequest",
+			"Missing required header for this request: x-amz-content-sha256")
 	}
 	c.caller = c.cred.caller
 	c.AccessKeyID, c.Account, c.Principal = c.caller.AccessKeyID, c.caller.Account, c.caller.ARN
@@ -144,9 +142,7 @@ func (c *call) authenticate() (failure *Error) {
 
 func (c *call) findBucket() *Error {
 	if c.Bucket == "" {
-		return &Error{
-			Status: 405, Code: "MethodNotAllowed", Message: "The specified method is not allowed against this resource.",
-		}
+		return refuse(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
 	}
 	if c.bucket = c.s3.cloud.bucket(c.Bucket); c.bucket == nil {
 		return &Error{
@@ -180,7 +176,9 @@ func (c *call) checkRegion() *Error {
 			Status: 301, Code: "PermanentRedirect",
 			Message: "The bucket you are attempting to access must be addressed using the specified endpoint. " +
 				"Please send all future requests to this endpoint.",
-			Detail: map[string]string{"Bucket": c.Bucket, "Endpoint": c.Bucket + ".s3." + c.bucket.Region + ".amazonaws.com"},
+			Detail: map[string]string{
+				"Bucket": c.Bucket, "Endpoint": c.Bucket + ".s3." + c.bucket.Region + ".amazonaws.com",
+			},
 		}
 	}
 	if signed != c.bucket.Region {
@@ -197,13 +195,13 @@ func (c *call) checkRegion() *Error {
 func (c *call) checkOwner() *Error {
 	want := c.r.Header.Get("X-Amz-Expected-Bucket-Owner")
 	if want != "" && want != c.bucket.Owner.ID {
-		return &Error{Status: 403, Code: "AccessDenied", Message: "Access Denied"}
+		return refuse(403, "AccessDenied", "Access Denied")
 	}
 	c.bucket.mu.Lock()
 	pays := c.bucket.requesterPays
 	c.bucket.mu.Unlock()
 	if pays && c.caller.Account != c.bucket.Owner.ID && c.r.Header.Get("X-Amz-Request-Payer") != "requester" {
-		return &Error{Status: 403, Code: "AccessDenied", Message: "Access Denied"}
+		return refuse(403, "AccessDenied", "Access Denied")
 	}
 	return nil
 }
@@ -235,7 +233,7 @@ func (c *call) accessDenied(action, key string, d iam.Decision) *Error {
 		message = fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %q %s",
 			c.caller.ARN, action, c.arn(key), d.Reason)
 	}
-	return &Error{Status: 403, Code: "AccessDenied", Message: message}
+	return refuse(403, "AccessDenied", message)
 }
 
 // mayUseKey evaluates the policy of the key behind the bucket, where it has one.
@@ -248,13 +246,10 @@ func (c *call) mayUseKey(action string) *Error {
 	ctx.Set("kms:ViaService", "s3."+c.bucket.Region+".amazonaws.com")
 	ctx.Set("kms:CallerAccount", c.caller.Account)
 	ctx.Set("kms:EncryptionContext:aws:s3:arn", c.arn(c.Key))
-	d := c.caller.Evaluate(iam.Request{Action: action, Resource: key.ARN, Owner: key.Owner, Context: ctx}, key.Policy, true)
-	if !d.Allowed {
-		return &Error{
-			Status: 403, Code: "AccessDenied",
-			Message: fmt.Sprintf("User: %s is not authorized to perform: %s on the resource associated with this ciphertext %s",
-				c.caller.ARN, action, d.Reason),
-		}
+	request := iam.Request{Action: action, Resource: key.ARN, Owner: key.Owner, Context: ctx}
+	if d := c.caller.Evaluate(request, key.Policy, true); !d.Allowed {
+		return refuse(403, "AccessDenied", fmt.Sprintf("User: %s is not authorized to perform: %s "+
+			"on the resource associated with this ciphertext %s", c.caller.ARN, action, d.Reason))
 	}
 	c.w.Header().Set("X-Amz-Server-Side-Encryption", "aws:kms")
 	c.w.Header().Set("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", key.ARN)

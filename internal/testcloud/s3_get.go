@@ -123,9 +123,7 @@ func (c *call) partSpan(o *object) (span, *Error) {
 		sizes = []int64{o.content.Size()}
 	}
 	if c.PartNumber > len(sizes) {
-		return span{}, &Error{
-			Status: 416, Code: "InvalidPartNumber", Message: "The requested partnumber is not satisfiable",
-		}
+		return span{}, refuse(416, "InvalidPartNumber", "The requested partnumber is not satisfiable")
 	}
 	if o.partSizes != nil {
 		c.w.Header().Set("X-Amz-Mp-Parts-Count", strconv.Itoa(len(sizes)))

@@ -51,7 +51,7 @@ func (c *call) listObjects() *Error {
 	if text := q.Get("max-keys"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
-			return &Error{Status: 400, Code: "InvalidArgument", Message: "Provided max-keys not an integer or out of range"}
+			return refuse(400, "InvalidArgument", "Provided max-keys not an integer or out of range")
 		}
 		page.MaxKeys = min(n, maxListed)
 	}
@@ -59,7 +59,7 @@ func (c *call) listObjects() *Error {
 	if page.ContinuationToken != "" {
 		token, err := base64.URLEncoding.DecodeString(page.ContinuationToken)
 		if err != nil {
-			return &Error{Status: 400, Code: "InvalidArgument", Message: "The continuation token provided is incorrect"}
+			return refuse(400, "InvalidArgument", "The continuation token provided is incorrect")
 		}
 		after = string(token)
 	}

@@ -81,14 +81,12 @@ func (c *call) writeConditionLocked() *Error {
 	condition := ""
 	switch {
 	case none != "" && none != "*":
-		return &Error{
-			Status: 501, Code: "NotImplemented",
-			Message: "A header you provided implies functionality that is not implemented",
-		}
+		return refuse(501, "NotImplemented",
+			"A header you provided implies functionality that is not implemented")
 	case none == "*" && existing != nil:
 		condition = "If-None-Match"
 	case match != "" && existing == nil:
-		return &Error{Status: 404, Code: "NoSuchKey", Message: "The specified key does not exist."}
+		return refuse(404, "NoSuchKey", "The specified key does not exist.")
 	case match != "" && !etagListed(match, existing.etag):
 		condition = "If-Match"
 	default:
@@ -134,7 +132,7 @@ func (c *call) createUpload() *Error {
 	}
 	if up.algorithm != "" {
 		if newChecksum(up.algorithm) == nil {
-			return &Error{Status: 400, Code: "InvalidRequest", Message: "checksum algorithm not known: " + up.algorithm}
+			return refuse(400, "InvalidRequest", "checksum algorithm not known: "+up.algorithm)
 		}
 		up.checksumName = http.CanonicalHeaderKey(checksumHeader + up.algorithm)
 		up.fullObject = up.algorithm == "CRC64NVME" || c.r.Header.Get("X-Amz-Checksum-Type") == "FULL_OBJECT"
@@ -155,11 +153,9 @@ func (c *call) upload() (*upload, *Error) {
 	defer c.bucket.mu.Unlock()
 	up := c.bucket.uploads[c.query.Get("uploadId")]
 	if up == nil || up.key != c.Key {
-		return nil, &Error{
-			Status: 404, Code: "NoSuchUpload",
-			Message: "The specified upload does not exist. The upload ID may be invalid, " +
-				"or the upload may have been aborted or completed.",
-		}
+		return nil, refuse(404, "NoSuchUpload",
+			"The specified upload does not exist. The upload ID may be invalid, "+
+				"or the upload may have been aborted or completed.")
 	}
 	return up, nil
 }
@@ -170,18 +166,14 @@ func (c *call) uploadPart() *Error {
 		return err
 	}
 	if c.PartNumber < 1 || c.PartNumber > maxParts {
-		return &Error{
-			Status: 400, Code: "InvalidArgument", Message: "Part number must be an integer between 1 and 10000, inclusive",
-		}
+		return refuse(400, "InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
 	}
 	body, err := c.receive()
 	if err != nil {
 		return err
 	}
 	if len(body.checksums) > 0 && up.algorithm != "" && body.checksums[up.checksumName] == "" {
-		return &Error{
-			Status: 400, Code: "InvalidRequest", Message: "Checksum Type mismatch occurred, expected " + up.algorithm,
-		}
+		return refuse(400, "InvalidRequest", "Checksum Type mismatch occurred, expected "+up.algorithm)
 	}
 	p := &part{content: body.content, etag: body.etag(), md5: body.md5, checksums: body.checksums}
 	c.bucket.mu.Lock()
@@ -272,9 +264,7 @@ func (c *call) completedParts() ([]completedPart, *Error) {
 	}
 	err := xml.NewDecoder(io.NewSectionReader(body.content, 0, min(body.content.Size(), maxCompleteXML))).Decode(&list)
 	if err != nil || len(list.Part) == 0 || len(list.Part) > maxParts {
-		return nil, &Error{
-			Status: 400, Code: "MalformedXML", Message: "The XML you provided was not well-formed or did not validate.",
-		}
+		return nil, refuse(400, "MalformedXML", "The XML you provided was not well-formed or did not validate.")
 	}
 	return list.Part, nil
 }
@@ -290,7 +280,7 @@ func (c *call) assemble(up *upload, listed []completedPart) (*object, *Error) {
 		p := up.parts[want.PartNumber]
 		switch {
 		case i > 0 && want.PartNumber <= listed[i-1].PartNumber:
-			return nil, &Error{Status: 400, Code: "InvalidPartOrder", Message: "The list of parts was not in ascending order."}
+			return nil, refuse(400, "InvalidPartOrder", "The list of parts was not in ascending order.")
 		case p == nil || strings.Trim(p.etag, `"`) != strings.Trim(want.ETag, `"`):
 			return nil, &Error{
 				Status: 400, Code: "InvalidPart",
@@ -298,10 +288,8 @@ func (c *call) assemble(up *upload, listed []completedPart) (*object, *Error) {
 				Detail:  map[string]string{"PartNumber": strconv.Itoa(want.PartNumber)},
 			}
 		case i < len(listed)-1 && p.content.Size() < c.s3.cloud.opts.MinPartSize:
-			return nil, &Error{
-				Status: 400, Code: "EntityTooSmall",
-				Message: "Your proposed upload is smaller than the minimum allowed object size",
-			}
+			return nil, refuse(400, "EntityTooSmall",
+				"Your proposed upload is smaller than the minimum allowed object size")
 		}
 		sum, _ := base64.StdEncoding.DecodeString(p.checksums[up.checksumName])
 		whole, md5s, sums = append(whole, p.content), append(md5s, p.md5...), append(sums, sum...)
@@ -334,7 +322,7 @@ func (c *call) objectChecksum(up *upload, o *object, partSums []byte) *Error {
 	}
 	value := base64.StdEncoding.EncodeToString(h.Sum(nil)) + suffix
 	if sent := c.r.Header.Get(up.checksumName); sent != "" && sent != value {
-		return &Error{Status: 400, Code: "BadDigest", Message: "The " + up.algorithm + " you specified did not match."}
+		return refuse(400, "BadDigest", "The "+up.algorithm+" you specified did not match.")
 	}
 	o.checksums[up.checksumName] = value
 	return nil

@@ -406,8 +406,8 @@ func TestRequesterPays(t *testing.T) {
 	c, bucket, _ := fixture(t, testcloud.Options{})
 	bucket.Put("k", []byte("data"))
 	bucket.SetRequesterPays(true)
-	if err := bucket.SetPolicy(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"` + stranger + `"},
-		"Action":"s3:GetObject","Resource":"arn:aws:s3:::models/*"}}`); err != nil {
+	if err := bucket.SetPolicy(policy(`{"Effect":"Allow","Principal":{"AWS":"` + stranger + `"},"Action":"s3:GetObject",
+		"Resource":"arn:aws:s3:::models/*"}`)); err != nil {
 		t.Fatal(err)
 	}
 	client := s3Client(c, c.Account(stranger).NewAccessKey())
@@ -434,7 +434,8 @@ func TestEncryptedBucket(t *testing.T) {
 		bucket.EncryptWith(&key)
 	}
 	bucket.EncryptWith(key)
-	if _, _, err := get(t.Context(), client, in); code(err) != "AccessDenied" || !strings.Contains(err.Error(), "kms:Decrypt") {
+	_, _, err := get(t.Context(), client, in)
+	if code(err) != "AccessDenied" || !strings.Contains(err.Error(), "kms:Decrypt") {
 		t.Errorf("key of another account: %v", err)
 	}
 	keyPolicy("kms:Decrypt")

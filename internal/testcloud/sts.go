@@ -51,7 +51,8 @@ func (c *Cloud) SetCredentialLifetime(d time.Duration) { c.lifetime.Store(int64(
 // ServeHTTP answers one request and logs it.
 func (s *stsService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &stsCall{sts: s, w: w, r: r, Request: &Request{
-		ID: s.cloud.requestID(), Time: s.cloud.Now(), Method: r.Method, UserAgent: r.UserAgent(), Header: r.Header.Clone(),
+		ID: s.cloud.requestID(), Time: s.cloud.Now(), Method: r.Method,
+		UserAgent: r.UserAgent(), Header: r.Header.Clone(),
 	}}
 	s.log.begin()
 	defer func() { s.log.add(*c.Request) }()
@@ -75,17 +76,17 @@ func (s *stsService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *stsCall) readForm() *Error {
 	body, err := io.ReadAll(io.LimitReader(c.r.Body, maxSTSBody))
 	if err != nil {
-		return &Error{Status: 400, Code: "IncompleteBody", Message: err.Error()}
+		return refuse(400, "IncompleteBody", err.Error())
 	}
 	c.r.Body = io.NopCloser(bytes.NewReader(body)) // for the signature
 	c.BytesIn = int64(len(body))
 	if c.form, err = url.ParseQuery(string(body)); err != nil || c.Method != http.MethodPost {
-		return &Error{Status: 400, Code: "MalformedInput", Message: "a form is to be posted"}
+		return refuse(400, "MalformedInput", "a form is to be posted")
 	}
 	c.Op, c.Params = c.form.Get("Action"), maps.Clone(c.form)
 	c.Params.Del("WebIdentityToken")
 	if c.form.Get("Version") != stsVersion {
-		return &Error{Status: 400, Code: "InvalidAction", Message: "Could not find operation " + c.Op + " for version"}
+		return refuse(400, "InvalidAction", "Could not find operation "+c.Op+" for version")
 	}
 	return nil
 }
@@ -107,9 +108,7 @@ func (c *stsCall) run() (any, *Error) {
 		type GetCallerIdentityResult struct{ Arn, UserId, Account string }
 		return GetCallerIdentityResult{caller.ARN, caller.UserID, caller.Account}, nil
 	}
-	return nil, &Error{
-		Status: 400, Code: "InvalidAction", Message: "Could not find operation " + c.Op + " for version " + stsVersion,
-	}
+	return nil, refuse(400, "InvalidAction", "Could not find operation "+c.Op+" for version "+stsVersion)
 }
 
 // answer sends the result or the error in the query protocol's XML.
@@ -137,7 +136,9 @@ func (c *stsCall) answer(result any, failure *Error) {
 // encode writes <outer><inner>v</inner>request id</outer>.
 func encode(w io.Writer, outer string, v any, inner, id string) {
 	e := xml.NewEncoder(w)
-	start := xml.StartElement{Name: xml.Name{Local: outer}, Attr: []xml.Attr{{Name: xml.Name{Local: "xmlns"}, Value: stsXML}}}
+	start := xml.StartElement{
+		Name: xml.Name{Local: outer}, Attr: []xml.Attr{{Name: xml.Name{Local: "xmlns"}, Value: stsXML}},
+	}
 	metadata := any(id)
 	name := "RequestId"
 	if outer != "ErrorResponse" {
@@ -170,7 +171,8 @@ func (c *stsCall) assumeRole() (any, *Error) {
 		}
 	}
 	if c.caller.session != nil && a.duration > time.Hour {
-		return nil, validationError("The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining")
+		return nil, validationError("The requested DurationSeconds exceeds the 1 hour session limit " +
+			"for roles assumed by role chaining")
 	}
 	return c.session(a, role)
 }
@@ -180,8 +182,8 @@ func (c *stsCall) checkInherited(a *assumption) *Error {
 	inherited := c.caller.inherited()
 	for key := range a.tags {
 		if hasTag(inherited, key) {
-			return validationError("One of the specified transitive tag keys can't be set because it conflicts with a " +
-				"transitive tag key from the calling session.")
+			return validationError("One of the specified transitive tag keys can't be set because it conflicts " +
+				"with a transitive tag key from the calling session.")
 		}
 	}
 	if have := c.caller.SourceIdentity(); have != "" && a.sourceIdentity != "" && a.sourceIdentity != have {
@@ -213,5 +215,5 @@ func (c *stsCall) authorize(action string, a *assumption, role *Role) *Error {
 
 func (c *stsCall) denied(action, resource, reason string) *Error {
 	message := fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s", c.caller.ARN, action, resource)
-	return &Error{Status: 403, Code: "AccessDenied", Message: strings.TrimSpace(message + " " + reason)}
+	return refuse(403, "AccessDenied", strings.TrimSpace(message+" "+reason))
 }

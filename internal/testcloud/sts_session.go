@@ -39,11 +39,12 @@ type assumption struct {
 }
 
 func validationError(format string, args ...any) *Error {
-	return &Error{Status: 400, Code: "ValidationError", Message: fmt.Sprintf(format, args...)}
+	return refuse(400, "ValidationError", fmt.Sprintf(format, args...))
 }
 
 func constraint(name, value, rule string) *Error {
-	return validationError("1 validation error detected: Value '%s' at '%s' failed to satisfy constraint: %s", value, name, rule)
+	return validationError("1 validation error detected: Value '%s' at '%s' failed to satisfy constraint: %s",
+		value, name, rule)
 }
 
 // rule is a constraint of the API reference; lengths are in characters.
@@ -87,11 +88,12 @@ func (c *stsCall) parameters(more ...string) (*assumption, *Error) {
 		}
 	}
 	a := &assumption{
-		roleARN: c.form.Get("RoleArn"), name: c.form.Get("RoleSessionName"), sourceIdentity: c.form.Get("SourceIdentity"),
-		policyText: c.form.Get("Policy"), duration: time.Hour,
+		roleARN: c.form.Get("RoleArn"), name: c.form.Get("RoleSessionName"),
+		sourceIdentity: c.form.Get("SourceIdentity"), policyText: c.form.Get("Policy"), duration: time.Hour,
 	}
 	for name, value := range map[string]string{
-		"RoleArn": a.roleARN, "RoleSessionName": a.name, "SourceIdentity": a.sourceIdentity, "ExternalId": c.form.Get("ExternalId"),
+		"RoleArn": a.roleARN, "RoleSessionName": a.name,
+		"SourceIdentity": a.sourceIdentity, "ExternalId": c.form.Get("ExternalId"),
 	} {
 		optional := name == "SourceIdentity" || name == "ExternalId"
 		if value == "" && optional && !c.form.Has(name) {
@@ -136,7 +138,7 @@ func (a *assumption) readPolicy() *Error {
 	}
 	var err error
 	if a.policy, err = iam.Parse(iam.Identity, a.policyText); err != nil {
-		return &Error{Status: 400, Code: "MalformedPolicyDocument", Message: err.Error()}
+		return refuse(400, "MalformedPolicyDocument", err.Error())
 	}
 	return nil
 }
@@ -268,10 +270,8 @@ func (c *stsCall) session(a *assumption, role *Role) (*assumeRoleResult, *Error)
 	}
 	packed := a.packedSize(c.sts.cloud.opts.PackedLimit)
 	if packed > 100 {
-		return nil, &Error{
-			Status: 400, Code: "PackedPolicyTooLarge",
-			Message: fmt.Sprintf("Packed policy consumes %d%% of allotted space, please use smaller policy.", packed),
-		}
+		return nil, refuse(400, "PackedPolicyTooLarge",
+			fmt.Sprintf("Packed policy consumes %d%% of allotted space, please use smaller policy.", packed))
 	}
 	keys, caller := c.sts.cloud.assume(role, a)
 	return &assumeRoleResult{
@@ -293,7 +293,8 @@ func (c *Cloud) assume(role *Role, a *assumption) (Credentials, Caller) {
 		Account: role.Account.ID, UserID: role.ID + ":" + a.name, cloud: c,
 		ARN: "arn:aws:sts::" + role.Account.ID + ":assumed-role/" + role.name() + "/" + a.name,
 		session: &session{
-			role: role, name: a.name, policy: a.policy, tags: a.tags, transitive: a.transitive, sourceIdentity: a.sourceIdentity,
+			role: role, name: a.name, policy: a.policy,
+			tags: a.tags, transitive: a.transitive, sourceIdentity: a.sourceIdentity,
 		},
 	}
 	return c.issue(c.temporary(lifetime), caller), caller

@@ -74,7 +74,8 @@ func newWorld(t *testing.T, opts testcloud.Options) *world {
 		Trust: policy(`{"Effect":"Allow","Principal":{"AWS":"`+w.first.ARN+`"},"Action":"sts:AssumeRole",
 			"Condition":{"StringEquals":{"sts:ExternalId":"ext"}}}`,
 			`{"Effect":"Allow","Principal":{"AWS":"`+w.first.ARN+`"},"Action":["sts:TagSession","sts:SetSourceIdentity"]}`),
-		Policy:     policy(`{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::models","arn:aws:s3:::models/*"]}`),
+		Policy: policy(`{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket"],
+			"Resource":["arn:aws:s3:::models","arn:aws:s3:::models/*"]}`),
 		MaxSession: 12 * time.Hour,
 	}))
 	w.bucket = w.Account(abroad).NewBucket("models", region)
@@ -85,7 +86,8 @@ func newWorld(t *testing.T, opts testcloud.Options) *world {
 
 func (w *world) sts(keys aws.CredentialsProvider) *sts.Client {
 	return sts.New(sts.Options{
-		Region: region, BaseEndpoint: aws.String(w.STSURL()), HTTPClient: w.HTTPClient(), Credentials: keys, Retryer: aws.NopRetryer{},
+		Region: region, BaseEndpoint: aws.String(w.STSURL()), HTTPClient: w.HTTPClient(),
+		Credentials: keys, Retryer: aws.NopRetryer{},
 	})
 }
 
@@ -94,14 +96,18 @@ func provider(c *types.Credentials) aws.CredentialsProvider {
 }
 
 func keysOf(c *types.Credentials) testcloud.Credentials {
-	return testcloud.Credentials{AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken}
+	return testcloud.Credentials{
+		AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken,
+	}
 }
 
 // webIdentity assumes the first role with a token, after change has had its way with the request.
 func (w *world) webIdentity(t *testing.T, token string, change func(*sts.AssumeRoleWithWebIdentityInput)) (
 	*sts.AssumeRoleWithWebIdentityOutput, error) {
 	t.Helper()
-	in := &sts.AssumeRoleWithWebIdentityInput{RoleArn: &w.first.ARN, RoleSessionName: aws.String("pod"), WebIdentityToken: &token}
+	in := &sts.AssumeRoleWithWebIdentityInput{
+		RoleArn: &w.first.ARN, RoleSessionName: aws.String("pod"), WebIdentityToken: &token,
+	}
 	change(in)
 	return w.sts(aws.AnonymousCredentials{}).AssumeRoleWithWebIdentity(t.Context(), in)
 }
@@ -129,7 +135,8 @@ func TestWebIdentity(t *testing.T) {
 			t.Errorf("%+v, %v", who, err)
 		}
 		log := w.STSRequests("AssumeRoleWithWebIdentity")
-		if len(log) != 1 || log[0].Status != 200 || log[0].Params.Get("RoleSessionName") != "pod" || log[0].Params.Has("WebIdentityToken") {
+		if len(log) != 1 || log[0].Status != 200 || log[0].Params.Get("RoleSessionName") != "pod" ||
+			log[0].Params.Has("WebIdentityToken") {
 			t.Errorf("log: %+v", log)
 		}
 	}
@@ -153,7 +160,8 @@ func TestWebIdentityRefusals(t *testing.T) {
 			"AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"},
 		{"audience", mint(oidc.Claims{Subject: subject, Audience: []string{"x"}}), unchanged,
 			"InvalidIdentityToken", "Incorrect token audience"},
-		{"authorized party", w.token(map[string]any{"azp": "x"}), unchanged, "InvalidIdentityToken", "Incorrect token audience"},
+		{"authorized party", w.token(map[string]any{"azp": "x"}), unchanged,
+			"InvalidIdentityToken", "Incorrect token audience"},
 		{"expired", mint(oidc.Claims{Subject: subject, Audience: aud, Lifetime: -time.Minute}), unchanged,
 			"ExpiredTokenException", "must be before the expiration date/time"},
 		{"issuer", stranger.Mint(oidc.Claims{Subject: subject, Audience: aud}), unchanged,
@@ -162,16 +170,23 @@ func TestWebIdentityRefusals(t *testing.T) {
 			"InvalidIdentityToken", "verification key"},
 		{"line feed", good + "\n", unchanged, "InvalidIdentityToken", "not a valid JWT"},
 		{"role", good, func(in *input) { in.RoleArn = aws.String(w.first.ARN + "x") }, "AccessDenied", "Not authorized"},
-		{"account", good, func(in *input) { in.RoleArn = aws.String("arn:aws:iam::333333333333:role/x") }, "AccessDenied", "Not authorized"},
+		{"account", good, func(in *input) { in.RoleArn = aws.String("arn:aws:iam::333333333333:role/x") },
+			"AccessDenied", "Not authorized"},
 		{"account without the issuer", good, func(in *input) { in.RoleArn = &w.second.ARN },
 			"InvalidIdentityToken", "No OpenIDConnect provider"},
-		{"session name", good, func(in *input) { in.RoleSessionName = aws.String("a b") }, "ValidationError", "roleSessionName"},
-		{"too short", good, func(in *input) { in.DurationSeconds = aws.Int32(899) }, "ValidationError", "greater than or equal to 900"},
-		{"longer than the role's", good, func(in *input) { in.DurationSeconds = aws.Int32(7201) }, "ValidationError", "MaxSessionDuration"},
-		{"policy", good, func(in *input) { in.Policy = aws.String(`{"Version":"2012-10-17"}`) }, "MalformedPolicyDocument", ""},
-		{"long policy", good, func(in *input) { in.Policy = aws.String(strings.Repeat(" ", 2049)) }, "ValidationError", "2048"},
+		{"session name", good, func(in *input) { in.RoleSessionName = aws.String("a b") },
+			"ValidationError", "roleSessionName"},
+		{"too short", good, func(in *input) { in.DurationSeconds = aws.Int32(899) },
+			"ValidationError", "greater than or equal to 900"},
+		{"longer than the role's", good, func(in *input) { in.DurationSeconds = aws.Int32(7201) },
+			"ValidationError", "MaxSessionDuration"},
+		{"policy", good, func(in *input) { in.Policy = aws.String(`{"Version":"2012-10-17"}`) },
+			"MalformedPolicyDocument", ""},
+		{"long policy", good, func(in *input) { in.Policy = aws.String(strings.Repeat(" ", 2049)) },
+			"ValidationError", "2048"},
 	} {
-		if _, err := w.webIdentity(t, test.token, test.change); code(err) != test.code || !strings.Contains(err.Error(), test.says) {
+		_, err := w.webIdentity(t, test.token, test.change)
+		if code(err) != test.code || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: got %v, want %s %s", test.name, err, test.code, test.says)
 		}
 	}
@@ -180,7 +195,8 @@ func TestWebIdentityRefusals(t *testing.T) {
 		t.Errorf("issuer down: %v", err)
 	}
 	w.issuer.SetDown(0)
-	w.Inject(testcloud.Rule{Service: "sts", Times: 1, Fault: testcloud.Fault{Error: &testcloud.Error{Status: 400, Code: "Throttling"}}})
+	throttled := testcloud.Fault{Error: &testcloud.Error{Status: 400, Code: "Throttling"}}
+	w.Inject(testcloud.Rule{Service: "sts", Times: 1, Fault: throttled})
 	if _, err := w.webIdentity(t, good, unchanged); code(err) != "Throttling" {
 		t.Errorf("throttled: %v", err)
 	}
@@ -191,7 +207,8 @@ func TestWebIdentityRefusals(t *testing.T) {
 }
 
 // chain assumes the second role from a session of the first.
-func (w *world) chain(t *testing.T, from *types.Credentials, change func(*sts.AssumeRoleInput)) (*sts.AssumeRoleOutput, error) {
+func (w *world) chain(t *testing.T, from *types.Credentials, change func(*sts.AssumeRoleInput)) (
+	*sts.AssumeRoleOutput, error) {
 	t.Helper()
 	in := &sts.AssumeRoleInput{RoleArn: &w.second.ARN, RoleSessionName: aws.String("hop"), ExternalId: aws.String("ext")}
 	change(in)
@@ -224,8 +241,9 @@ func TestRoleChain(t *testing.T) {
 	if _, _, err := get(t.Context(), s3Client(w.Cloud, keysOf(hop)), in); code(err) != "AccessDenied" {
 		t.Errorf("reading with the first role, which the bucket does not name: %v", err)
 	}
-	if log := w.S3Requests(); log[0].Account != abroad || !strings.HasSuffix(log[0].Principal, ":assumed-role/reader/hop") {
-		t.Errorf("log: %+v", log[0])
+	log := w.S3Requests()[0]
+	if log.Account != abroad || !strings.HasSuffix(log.Principal, ":assumed-role/reader/hop") {
+		t.Errorf("log: %+v", log)
 	}
 }
 
@@ -240,13 +258,18 @@ func TestRoleChainRefusals(t *testing.T) {
 		code   string
 		says   string
 	}{
-		{"no external id", func(in *input) { in.ExternalId = nil }, "AccessDenied", "sts:AssumeRole on resource: " + w.second.ARN},
+		{"no external id", func(in *input) { in.ExternalId = nil },
+			"AccessDenied", "sts:AssumeRole on resource: " + w.second.ARN},
 		{"wrong external id", func(in *input) { in.ExternalId = aws.String("other") }, "AccessDenied", "sts:AssumeRole"},
-		{"more than an hour", func(in *input) { in.DurationSeconds = aws.Int32(3601) }, "ValidationError", "1 hour session limit"},
-		{"role missing", func(in *input) { in.RoleArn = aws.String(w.second.ARN + "x") }, "AccessDenied", "sts:AssumeRole on resource"},
+		{"more than an hour", func(in *input) { in.DurationSeconds = aws.Int32(3601) },
+			"ValidationError", "1 hour session limit"},
+		{"role missing", func(in *input) { in.RoleArn = aws.String(w.second.ARN + "x") },
+			"AccessDenied", "sts:AssumeRole on resource"},
 		{"own role", func(in *input) { in.RoleArn = &w.first.ARN }, "AccessDenied", "sts:AssumeRole"},
-		{"tag twice", func(in *input) { in.Tags = []types.Tag{tag("a", "1"), tag("A", "2")} }, "ValidationError", "Duplicate"},
-		{"transitive tag that is none", func(in *input) { in.TransitiveTagKeys = []string{"a"} }, "ValidationError", "transitive"},
+		{"tag twice", func(in *input) { in.Tags = []types.Tag{tag("a", "1"), tag("A", "2")} },
+			"ValidationError", "Duplicate"},
+		{"transitive tag that is none", func(in *input) { in.TransitiveTagKeys = []string{"a"} },
+			"ValidationError", "transitive"},
 		{"managed policy", func(in *input) {
 			in.PolicyArns = []types.PolicyDescriptorType{{Arn: aws.String("arn:aws:iam::aws:policy/ReadOnlyAccess")}}
 		}, "ValidationError", "PolicyArns"},
@@ -265,20 +288,23 @@ func TestRoleChainRefusals(t *testing.T) {
 	if _, err := w.chain(t, &unknown, func(*input) {}); code(err) != "InvalidClientTokenId" {
 		t.Errorf("unknown key: %v", err)
 	}
-	if _, err := w.sts(aws.AnonymousCredentials{}).AssumeRole(t.Context(), &input{RoleArn: &w.second.ARN, RoleSessionName: aws.String("hop")}); code(err) != "MissingAuthenticationToken" {
+	in := &input{RoleArn: &w.second.ARN, RoleSessionName: aws.String("hop")}
+	_, err := w.sts(aws.AnonymousCredentials{}).AssumeRole(t.Context(), in)
+	if code(err) != "MissingAuthenticationToken" {
 		t.Errorf("unsigned: %v", err)
 	}
 	if err := w.first.SetPolicy(policy(`{"Effect":"Allow","Action":"s3:*","Resource":"*"}`)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.chain(t, hop, func(*input) {}); !strings.Contains(fmt.Sprint(err), "because no identity-based policy allows the sts:AssumeRole action") {
+	_, err = w.chain(t, hop, func(*input) {})
+	if !strings.Contains(fmt.Sprint(err), "because no identity-based policy allows the sts:AssumeRole action") {
 		t.Errorf("without permission at home: %v", err)
 	}
 	w.Advance(61 * time.Minute)
 	client := sts.New(sts.Options{
 		Region: region, BaseEndpoint: aws.String(w.STSURL()), Credentials: provider(hop), Retryer: aws.NopRetryer{},
 	})
-	_, err := client.GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
+	_, err = client.GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
 	if code(err) != "SignatureDoesNotMatch" { // the client's clock is behind by an hour now
 		t.Errorf("an hour later: %v", err)
 	}
@@ -289,22 +315,25 @@ func TestTagsAndSourceIdentity(t *testing.T) {
 	claims := map[string]any{
 		"https://aws.amazon.com/source_identity": "alice",
 		"https://aws.amazon.com/tags": map[string]any{
-			"principal_tags": map[string]any{"team": []string{"ml"}, "env": []string{"prod"}}, "transitive_tag_keys": []string{"team"},
+			"principal_tags":      map[string]any{"team": []string{"ml"}, "env": []string{"prod"}},
+			"transitive_tag_keys": []string{"team"},
 		},
 	}
 	out, err := w.webIdentity(t, w.token(claims), unchanged)
 	if err != nil || *out.SourceIdentity != "alice" || *out.PackedPolicySize == 0 {
 		t.Fatalf("%+v, %v", out, err)
 	}
-	if err := w.second.SetPolicy(policy(`{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::models/*","Condition":{
-		"StringEquals":{"aws:PrincipalTag/team":"ml","aws:SourceIdentity":"alice"},"Null":{"aws:PrincipalTag/env":"true"}}}`)); err != nil {
+	if err := w.second.SetPolicy(policy(`{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::models/*",
+		"Condition":{"StringEquals":{"aws:PrincipalTag/team":"ml","aws:SourceIdentity":"alice"},
+		"Null":{"aws:PrincipalTag/env":"true"}}}`)); err != nil {
 		t.Fatal(err)
 	}
 	next, err := w.chain(t, out.Credentials, func(*sts.AssumeRoleInput) {})
 	if err != nil || *next.SourceIdentity != "alice" {
 		t.Fatalf("%+v, %v", next, err)
 	}
-	if _, _, err := get(t.Context(), s3Client(w.Cloud, keysOf(next.Credentials)), s3.GetObjectInput{Key: aws.String("llm/a")}); err != nil {
+	client := s3Client(w.Cloud, keysOf(next.Credentials))
+	if _, _, err := get(t.Context(), client, s3.GetObjectInput{Key: aws.String("llm/a")}); err != nil {
 		t.Errorf("reading by inherited tag and source identity: %v", err)
 	}
 	for name, change := range map[string]func(*sts.AssumeRoleInput){
@@ -343,11 +372,11 @@ func TestSessionPolicy(t *testing.T) {
 			t.Errorf("%s: %v, want %s", key, err, want)
 		}
 	}
-	if _, err := client.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("models")}); code(err) != "AccessDenied" ||
-		!strings.Contains(err.Error(), "no session policy allows the s3:ListBucket action") {
+	_, err = client.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("models")})
+	if code(err) != "AccessDenied" || !strings.Contains(err.Error(), "no session policy allows the s3:ListBucket action") {
 		t.Errorf("listing: %v", err)
 	}
-	large := policy(`{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::models/` + string(noise(300)) + `"}`)
+	large := policy(`{"Effect":"Allow","Action":"s3:*","Resource":"arn:aws:s3:::models/` + string(noise(300)) + `"}`)
 	_, err = w.chain(t, w.firstHop(t, nil), func(in *sts.AssumeRoleInput) { in.Policy = &large })
 	if code(err) != "PackedPolicyTooLarge" {
 		t.Errorf("large policy: %v", err)
@@ -413,7 +442,8 @@ func TestPublicBucket(t *testing.T) {
 		`{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::models/llm/*"}`)); err != nil {
 		t.Fatal(err)
 	}
-	client := s3Client(w.Cloud, testcloud.Credentials{}, func(o *s3.Options) { o.Credentials = aws.AnonymousCredentials{} })
+	anonymous := func(o *s3.Options) { o.Credentials = aws.AnonymousCredentials{} }
+	client := s3Client(w.Cloud, testcloud.Credentials{}, anonymous)
 	for key, want := range map[string]string{"llm/a": "<nil>", "other/a": "AccessDenied"} {
 		if _, _, err := get(t.Context(), client, s3.GetObjectInput{Key: &key}); code(err) != want {
 			t.Errorf("%s: %v", key, err)
@@ -423,7 +453,8 @@ func TestPublicBucket(t *testing.T) {
 
 func TestPolicyThatCannotBeEvaluatedFailsTheTest(t *testing.T) {
 	var heard []string
-	w := newWorld(t, testcloud.Options{Errorf: func(format string, args ...any) { heard = append(heard, fmt.Sprintf(format, args...)) }})
+	hear := func(format string, args ...any) { heard = append(heard, fmt.Sprintf(format, args...)) }
+	w := newWorld(t, testcloud.Options{Errorf: hear})
 	if err := w.bucket.SetPolicy(policy(`{"Sid":"net","Effect":"Allow","Principal":"*","Action":"s3:GetObject",
 		"Resource":"arn:aws:s3:::models/*","Condition":{"IpAddress":{"aws:SourceIp":"127.0.0.1"}}}`)); err != nil {
 		t.Fatal(err)
@@ -444,8 +475,8 @@ func TestCredentialsExpireAndAreRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	stsClient := w.sts(aws.AnonymousCredentials{})
-	cache := aws.NewCredentialsCache(stscreds.NewWebIdentityRoleProvider(stsClient, w.first.ARN, stscreds.IdentityTokenFile(path),
-		func(o *stscreds.WebIdentityRoleOptions) { o.RoleSessionName = "pod" }))
+	cache := aws.NewCredentialsCache(stscreds.NewWebIdentityRoleProvider(stsClient, w.first.ARN,
+		stscreds.IdentityTokenFile(path), func(o *stscreds.WebIdentityRoleOptions) { o.RoleSessionName = "pod" }))
 	client := w.sts(cache)
 	who := func() error {
 		_, err := client.GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
@@ -474,7 +505,8 @@ func TestPodIdentity(t *testing.T) {
 	agent := must[*testcloud.PodIdentityAgent](t)(w.NewPodIdentityAgent(w.issuer))
 	role := must[*testcloud.Role](t)(w.Account(home).NewRole(testcloud.RoleSpec{
 		Name: "pod", Policy: policy(`{"Effect":"Allow","Action":"s3:GetObject","Resource":"*"}`),
-		Trust: policy(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":["sts:AssumeRole","sts:TagSession"]}`),
+		Trust: policy(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},
+			"Action":["sts:AssumeRole","sts:TagSession"]}`),
 	}))
 	agent.Associate("team", "llm", role)
 	path := filepath.Join(t.TempDir(), "token")
@@ -493,7 +525,8 @@ func TestPodIdentity(t *testing.T) {
 	if err != nil || keys.AccountID != home || !keys.CanExpire {
 		t.Fatalf("%+v, %v", keys, err)
 	}
-	who, err := w.sts(credentials.StaticCredentialsProvider{Value: keys}).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
+	client := w.sts(credentials.StaticCredentialsProvider{Value: keys})
+	who, err := client.GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
 	if err != nil || !strings.HasPrefix(*who.Arn, "arn:aws:sts::"+home+":assumed-role/pod/eks-test-llm-0-") {
 		t.Errorf("%+v, %v", who, err)
 	}
@@ -506,7 +539,8 @@ func TestPodIdentity(t *testing.T) {
 			t.Errorf("%s: credentials given", name)
 		}
 	}
-	if err := role.SetTrust(policy(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":"sts:AssumeRole"}`)); err != nil {
+	if err := role.SetTrust(policy(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},
+		"Action":"sts:AssumeRole"}`)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ask(oidc.Claims{Subject: subject, Audience: aud}); err == nil {
@@ -546,7 +580,8 @@ func TestAuthenticateForOtherServices(t *testing.T) {
 	}
 	defer answer.Body.Close()
 	var got []string
-	if err := json.NewDecoder(answer.Body).Decode(&got); err != nil || got[0] != "arn:aws:iam::"+owner+":user/admin" || got[1] != "body" {
+	err = json.NewDecoder(answer.Body).Decode(&got)
+	if err != nil || got[0] != "arn:aws:iam::"+owner+":user/admin" || got[1] != "body" {
 		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -50,7 +50,7 @@ func (c *stsCall) assumeWithWebIdentity() (any, *Error) {
 }
 
 func notAuthorized(action string) *Error {
-	return &Error{Status: 403, Code: "AccessDenied", Message: "Not authorized to perform " + action}
+	return refuse(403, "AccessDenied", "Not authorized to perform "+action)
 }
 
 // accountOf returns the account that an ARN names, or nil.
@@ -86,7 +86,7 @@ func (c *stsCall) verifyToken(account *Account) (*oidc.Verified, []string, *Erro
 	}
 	ids, _ := account.clientIDs(token.Issuer)
 	if !slices.ContainsFunc(audience, func(a string) bool { return slices.Contains(ids, a) }) {
-		return nil, nil, &Error{Status: 400, Code: "InvalidIdentityToken", Message: "Incorrect token audience"}
+		return nil, nil, refuse(400, "InvalidIdentityToken", "Incorrect token audience")
 	}
 	return token, audience, nil
 }
@@ -97,11 +97,9 @@ func tokenError(err error) *Error {
 	switch {
 	case errors.Is(err, oidc.ErrExpired):
 		_, dates, _ := strings.Cut(err.Error(), "expired: ")
-		return &Error{Status: 400, Code: "ExpiredTokenException", Message: "Token expired: " + dates}
+		return refuse(400, "ExpiredTokenException", "Token expired: "+dates)
 	case errors.Is(err, oidc.ErrUnreachable):
-		return &Error{
-			Status: 400, Code: "IDPCommunicationError", Message: "An error occurred contacting the identity provider",
-		}
+		return refuse(400, "IDPCommunicationError", "An error occurred contacting the identity provider")
 	case errors.Is(err, oidc.ErrIssuer):
 		refusal.Message = "No OpenIDConnect provider found in your account for " +
 			strings.TrimPrefix(err.Error(), oidc.ErrIssuer.Error()+": ")
@@ -113,7 +111,8 @@ func tokenError(err error) *Error {
 	case errors.Is(err, oidc.ErrNotYet):
 		refusal.Message = "Token is not valid yet"
 	default:
-		refusal.Message = "The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)"
+		refusal.Message = "The ID Token provided is not a valid JWT. " +
+			"(You may see this error if you sent an Access Token)"
 	}
 	return refusal
 }
@@ -136,11 +135,11 @@ func (a *assumption) readClaims(claims map[string]any) *Error {
 		err = json.Unmarshal(claim, &tags)
 	}
 	if err != nil {
-		return &Error{Status: 400, Code: "InvalidIdentityToken", Message: "The tags claim cannot be read"}
+		return refuse(400, "InvalidIdentityToken", "The tags claim cannot be read")
 	}
 	for key, values := range tags.Principal {
 		if len(values) != 1 {
-			return &Error{Status: 400, Code: "InvalidIdentityToken", Message: "A tag has one value"}
+			return refuse(400, "InvalidIdentityToken", "A tag has one value")
 		}
 		if err := a.addTag(key, values[0]); err != nil {
 			return err

@@ -83,7 +83,7 @@ func (c *call) receive() (*received, *Error) {
 	c.BytesIn = stored.Size()
 	if chunked != nil {
 		if want := c.r.Header.Get("X-Amz-Decoded-Content-Length"); want != fmt.Sprint(c.BytesIn) {
-			return nil, &Error{Status: 400, Code: "IncompleteBody", Message: "decoded length is not as announced"}
+			return nil, refuse(400, "IncompleteBody", "decoded length is not as announced")
 		}
 	}
 	return c.checkBody(stored, sums, chunked)
@@ -98,9 +98,7 @@ func (c *call) bodyReader() (io.Reader, *chunkedReader, *Error) {
 	switch kind := c.r.Header.Get("X-Amz-Content-Sha256"); {
 	case !strings.HasPrefix(kind, "STREAMING-"):
 		if c.r.ContentLength < 0 {
-			return nil, nil, &Error{
-				Status: 411, Code: "MissingContentLength", Message: "You must provide the Content-Length HTTP header.",
-			}
+			return nil, nil, refuse(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
 		}
 		return body, nil, nil
 	case kind == "STREAMING-UNSIGNED-PAYLOAD-TRAILER":
@@ -108,12 +106,12 @@ func (c *call) bodyReader() (io.Reader, *chunkedReader, *Error) {
 		return chunked, chunked, nil
 	case kind == "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" || kind == "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER":
 		if c.cred == nil {
-			return nil, nil, &Error{Status: 403, Code: "AccessDenied", Message: "signed chunks without a signature"}
+			return nil, nil, refuse(403, "AccessDenied", "signed chunks without a signature")
 		}
 		chunked := newChunkedReader(body, c.sig.Chain(c.cred.SecretAccessKey))
 		return chunked, chunked, nil
 	}
-	return nil, nil, &Error{Status: 400, Code: "InvalidRequest", Message: "x-amz-content-sha256 must be a known kind"}
+	return nil, nil, refuse(400, "InvalidRequest", "x-amz-content-sha256 must be a known kind")
 }
 
 // brokenReader lets some bytes of an upload pass and then ends the connection.
@@ -157,7 +155,7 @@ func (c *call) bodyHashes() (map[string]hash.Hash, *Error) {
 		}
 		h := newChecksum(algorithm)
 		if h == nil {
-			return nil, &Error{Status: 400, Code: "InvalidRequest", Message: "checksum algorithm not known: " + algorithm}
+			return nil, refuse(400, "InvalidRequest", "checksum algorithm not known: "+algorithm)
 		}
 		sums[name] = h
 	}
@@ -176,10 +174,8 @@ func (c *call) checkBody(stored content, sums map[string]hash.Hash, chunked *chu
 		switch {
 		case name == "x-amz-content-sha256":
 			if sent != hex.EncodeToString(sum) {
-				return nil, &Error{
-					Status: 400, Code: "XAmzContentSHA256Mismatch",
-					Message: "The provided 'x-amz-content-sha256' header does not match what was computed.",
-				}
+				return nil, refuse(400, "XAmzContentSHA256Mismatch",
+					"The provided 'x-amz-content-sha256' header does not match what was computed.")
 			}
 			continue
 		case name == "content-md5":
@@ -189,9 +185,7 @@ func (c *call) checkBody(stored content, sums map[string]hash.Hash, chunked *chu
 			}
 		}
 		if sent != base64.StdEncoding.EncodeToString(sum) {
-			return nil, &Error{
-				Status: 400, Code: "BadDigest", Message: "The " + name + " you specified did not match what we received.",
-			}
+			return nil, refuse(400, "BadDigest", "The "+name+" you specified did not match what we received.")
 		}
 		if strings.HasPrefix(name, checksumHeader) {
 			body.checksums[http.CanonicalHeaderKey(name)] = sent
@@ -210,14 +204,12 @@ func bodyError(err error) *Error {
 	case errors.Is(err, sigv4.ErrMismatch):
 		return signatureError(err)
 	case errors.As(err, &tooLarge):
-		return &Error{Status: 400, Code: "EntityTooLarge", Message: "Your proposed upload exceeds the maximum allowed size"}
+		return refuse(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
 	case errors.Is(err, errFraming):
-		return &Error{Status: 400, Code: "InvalidRequest", Message: "The body is not aws-chunked."}
+		return refuse(400, "InvalidRequest", "The body is not aws-chunked.")
 	}
-	return &Error{
-		Status: 400, Code: "IncompleteBody",
-		Message: "You did not provide the number of bytes specified by the Content-Length HTTP header",
-	}
+	return refuse(400, "IncompleteBody",
+		"You did not provide the number of bytes specified by the Content-Length HTTP header")
 }
 
 // spool stores a body in memory, or in a file of DataDir.

@@ -1,6 +1,7 @@
 package iam_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,7 +16,8 @@ const (
 
 // session is an assumed-role session of the home account.
 var session = iam.Principal{
-	Account: home, ARN: "arn:aws:sts::" + home + ":assumed-role/loader/pod", RoleARN: "arn:aws:iam::" + home + ":role/loader",
+	Account: home, ARN: "arn:aws:sts::" + home + ":assumed-role/loader/pod",
+	RoleARN: "arn:aws:iam::" + home + ":role/loader",
 }
 
 func identity(statement string) *iam.Policy {
@@ -32,7 +34,8 @@ func TestWhoMustAllow(t *testing.T) {
 	denies := identity(`[{"Effect":"Allow","Action":"*","Resource":"*"},
 		{"Effect":"Deny","Action":"s3:GetObject","Resource":"*"}]`)
 	to := func(principal string) *iam.Policy {
-		return resource(`{"Effect":"Allow","Principal":` + principal + `,"Action":["s3:GetObject"],"Resource":"arn:aws:s3:::models/*"}`)
+		return resource(`{"Effect":"Allow","Principal":` + principal + `,"Action":["s3:GetObject"],
+			"Resource":"arn:aws:s3:::models/*"}`)
 	}
 	role, everybody := to(`{"AWS":"arn:aws:iam::111122223333:role/loader"}`), to(`"*"`)
 	account, byID := to(`{"AWS":"arn:aws:iam::111122223333:root"}`), to(`{"AWS":["111122223333"]}`)
@@ -56,14 +59,18 @@ func TestWhoMustAllow(t *testing.T) {
 		{name: "same account, everybody", owner: home, resource: everybody},
 		{name: "same account, account named", owner: home, resource: account, reason: "no identity-based policy"},
 		{name: "same account, account named and identity", owner: home, resource: byID, identity: read},
-		{name: "session policy narrows the identity", owner: home, identity: read, session: other, reason: "no session policy"},
+		{name: "session policy narrows the identity", owner: home, identity: read, session: other,
+			reason: "no session policy"},
 		{name: "session policy alone gives nothing", owner: home, session: read, reason: "no identity-based policy"},
-		{name: "session policy narrows the role named", owner: home, resource: role, session: other, reason: "no session policy"},
+		{name: "session policy narrows the role named", owner: home, resource: role, session: other,
+			reason: "no session policy"},
 		{name: "session named is not narrowed", owner: home, resource: thisSession, session: other},
 		{name: "other session named", owner: home, resource: otherSession, reason: "no identity-based policy"},
-		{name: "identity denies", owner: home, identity: denies, resource: role, reason: "explicit deny in an identity-based"},
+		{name: "identity denies", owner: home, identity: denies, resource: role,
+			reason: "explicit deny in an identity-based"},
 		{name: "session denies", owner: home, identity: read, session: denies, reason: "explicit deny in a session"},
-		{name: "resource denies", owner: home, identity: read, resource: denyAll, reason: "explicit deny in a resource-based"},
+		{name: "resource denies", owner: home, identity: read, resource: denyAll,
+			reason: "explicit deny in a resource-based"},
 		{name: "key, identity alone", owner: home, identity: read, decides: true, reason: "no resource-based policy"},
 		{name: "key, account and identity", owner: home, identity: read, resource: account, decides: true},
 		{name: "key, account alone", owner: home, resource: account, decides: true, reason: "no identity-based policy"},
@@ -79,7 +86,8 @@ func TestWhoMustAllow(t *testing.T) {
 			session: other, reason: "no session policy"},
 		{name: "anonymous, nothing", owner: home, principal: anonymous, reason: "no resource-based policy"},
 		{name: "anonymous, everybody", owner: home, principal: anonymous, resource: everybody},
-		{name: "anonymous, account", owner: home, principal: anonymous, resource: account, reason: "no resource-based policy"},
+		{name: "anonymous, account", owner: home, principal: anonymous, resource: account,
+			reason: "no resource-based policy"},
 		{name: "root user abroad", owner: abroad, principal: root, identity: iam.FullAccess(), resource: account},
 		{name: "root user, role named", owner: abroad, principal: root, identity: iam.FullAccess(), resource: role,
 			reason: "no resource-based policy"},
@@ -181,9 +189,11 @@ func TestUnsupportedOperatorDeniesLoudly(t *testing.T) {
 
 func TestWebIdentityTrust(t *testing.T) {
 	provider := "arn:aws:iam::111122223333:oidc-provider/oidc.example"
-	trust := iam.MustParse(iam.Trust, `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"Federated":"`+provider+`"},
-		"Action":"sts:AssumeRoleWithWebIdentity","Condition":{"StringEquals":{"oidc.example:sub":"system:serviceaccount:ns:sa"}}}}`)
-	open := iam.MustParse(iam.Trust, `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":"*","Action":"*"}}`)
+	trust := iam.MustParse(iam.Trust, `{"Version":"2012-10-17","Statement":{"Effect":"Allow",
+		"Principal":{"Federated":"`+provider+`"},"Action":"sts:AssumeRoleWithWebIdentity",
+		"Condition":{"StringEquals":{"oidc.example:sub":"system:serviceaccount:ns:sa"}}}}`)
+	open := iam.MustParse(iam.Trust,
+		`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":"*","Action":"*"}}`)
 	ask := func(federated, sub string, policy *iam.Policy) bool {
 		ctx := iam.Context{}
 		ctx.Set("oidc.example:sub", sub)
@@ -192,41 +202,57 @@ func TestWebIdentityTrust(t *testing.T) {
 		}, iam.Policies{Resource: policy, ResourceDecides: true}).Allowed
 	}
 	sub := "system:serviceaccount:ns:sa"
-	if !ask(provider, sub, trust) || ask(provider, sub+"2", trust) || ask(provider+"/x", sub, trust) || ask(provider, sub, open) {
+	if !ask(provider, sub, trust) || ask(provider, sub+"2", trust) || ask(provider+"/x", sub, trust) ||
+		ask(provider, sub, open) {
 		t.Error("the trust policy is not followed")
 	}
 }
 
 func TestParseRefuses(t *testing.T) {
-	const allow = `"Effect":"Allow","Action":"s3:GetObject"`
+	one := func(more string) string {
+		return `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:GetObject"` + more + `}}`
+	}
+	version := func(v string) string { return strings.Replace(one(`,"Resource":"*"`), "2012-10-17", v, 1) }
 	for _, test := range []struct {
 		kind iam.Kind
 		text string
+		says string
 	}{
-		{iam.Identity, ``},
-		{iam.Identity, `{}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":[]}`},
-		{iam.Identity, `{"Version":"2020-01-01","Statement":{` + allow + `,"Resource":"*"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"models"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":"*"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Resources":"*"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{"Effect":"allow","Action":"s3:GetObject","Resource":"*"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"GetObject","Resource":"*"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"NotAction":"s3:*","Resource":"*"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Condition":{"StringIs":{"a":"b"}}}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Condition":{"BoolNot":{"a":"b"}}}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"arn:aws:s3:::b/${aws:userid}"}}`},
-		{iam.Identity, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*"}} {}`},
-		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*"}}`},
-		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","NotPrincipal":"*"}}`},
-		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"AWS":"arn:aws:iam::1:root"}}}`},
-		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"AWS":"arn:aws:iam::*:root"}}}`},
-		{iam.Resource, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":{"CanonicalUser":"x"}}}`},
-		{iam.Trust, `{"Version":"2012-10-17","Statement":{` + allow + `,"Resource":"*","Principal":"*"}}`},
+		{iam.Identity, ``, "EOF"},
+		{iam.Identity, `{}`, "version"},
+		{iam.Identity, version("2020-01-01"), "version"},
+		{iam.Identity, `{"Version":"2012-10-17","Statement":[]}`, "without a statement"},
+		{iam.Identity, strings.Replace(version("2012-10-17"), "Allow", "allow", 1), "effect"},
+		{iam.Identity, strings.Replace(version("2012-10-17"), "s3:", "", 1), `action "GetObject"`},
+		{iam.Identity, version("2012-10-17") + " {}", "more than one JSON value"},
+		{iam.Identity, one(``), "Resource and NotResource"},
+		{iam.Identity, one(`,"Resource":"models"`), "not an ARN"},
+		{iam.Identity, one(`,"Resource":"*","Principal":"*"`), "principal given"},
+		{iam.Identity, one(`,"Resource":"*","Resources":"*"`), "unknown field"},
+		{iam.Identity, one(`,"NotAction":"s3:*","Resource":"*"`), "Action and NotAction"},
+		{iam.Identity, one(`,"Resource":"*","Condition":{"StringIs":{"a":"b"}}`), "condition operator"},
+		{iam.Identity, one(`,"Resource":"*","Condition":{"BoolNot":{"a":"b"}}`), "condition operator"},
+		{iam.Identity, one(`,"Resource":"*","Condition":{"Bool":{"a":{}}}`), "value"},
+		{iam.Identity, one(`,"Resource":"arn:aws:s3:::b/${aws:userid}"`), "variables"},
+		{iam.Resource, one(`,"Resource":"*"`), "principal given"},
+		{iam.Resource, one(`,"Resource":"*","NotPrincipal":"*"`), "NotPrincipal"},
+		{iam.Resource, one(`,"Resource":"*","Principal":{"AWS":"arn:aws:iam::1:root"}`), "principal"},
+		{iam.Resource, one(`,"Resource":"*","Principal":{"AWS":"arn:aws:iam::*:root"}`), "principal"},
+		{iam.Resource, one(`,"Resource":"*","Principal":{"CanonicalUser":"x"}`), "CanonicalUser"},
+		{iam.Resource, one(`,"Resource":"*","Principal":{}`), "empty Principal"},
+		{iam.Trust, one(`,"Resource":"*","Principal":"*"`), "no Resource"},
 	} {
-		if _, err := iam.Parse(test.kind, test.text); err == nil {
-			t.Errorf("accepted: %s", test.text)
+		if _, err := iam.Parse(test.kind, test.text); !strings.Contains(fmt.Sprint(err), test.says) {
+			t.Errorf("%s: %v, want %q", test.text, err, test.says)
+		}
+	}
+	for kind, text := range map[iam.Kind]string{
+		iam.Identity: version("2008-10-17"),
+		iam.Resource: one(`,"Resource":"*","Principal":"*"`),
+		iam.Trust:    one(`,"Principal":"*"`),
+	} {
+		if _, err := iam.Parse(kind, text); err != nil {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
@@ -236,7 +262,8 @@ func TestMatch(t *testing.T) {
 		pattern, s string
 		want       bool
 	}{
-		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "a/b:c", true}, {"a*c", "abbc", true}, {"a*c", "abcd", false},
+		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "a/b:c", true},
+		{"a*c", "abbc", true}, {"a*c", "abcd", false},
 		{"a?c", "abc", true}, {"a?c", "ac", false}, {"*.bin", "a/b.bin", true}, {"a*b*c", "aXbYbc", true}, {"a**", "a", true},
 		{strings.Repeat("a*", 50) + "b", strings.Repeat("a", 5000), false},
 	} {

@@ -213,8 +213,8 @@ func checkResources(resources []string) error {
 	return nil
 }
 
-var awsPrincipal = regexp.MustCompile(
-	`^(\*|[0-9]{12}|arn:aws:iam::[0-9]{12}:(root|user/[^*?]+|role/[^*?]+)|arn:aws:sts::[0-9]{12}:assumed-role/[^*?/]+/[^*?/]+)$`)
+var awsPrincipal = regexp.MustCompile(`^(\*|[0-9]{12}|arn:aws:iam::[0-9]{12}:(root|user/[^*?]+|role/[^*?]+)|` +
+	`arn:aws:sts::[0-9]{12}:assumed-role/[^*?/]+/[^*?/]+)$`)
 
 func parsePrincipals(raw json.RawMessage) ([]principal, error) {
 	if string(raw) == `"*"` {

@@ -16,6 +16,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,7 +56,8 @@ func New(now func() time.Time) *Issuer {
 		now = time.Now
 	}
 	return &Issuer{
-		now: now, signing: map[jose.SignatureAlgorithm]jose.JSONWebKey{}, clients: map[string]*Client{}, used: map[string]bool{},
+		now: now, signing: map[jose.SignatureAlgorithm]jose.JSONWebKey{},
+		clients: map[string]*Client{}, used: map[string]bool{},
 	}
 }
 
@@ -118,7 +120,8 @@ func (i *Issuer) Mint(c Claims) string {
 	}
 	issued := i.now().Add(min(0, c.Lifetime-time.Second))
 	payload := map[string]any{
-		"iss": c.Issuer, "sub": c.Subject, "iat": issued.Unix(), "exp": i.now().Add(c.Lifetime).Unix(), "jti": rand.Text(),
+		"iss": c.Issuer, "sub": c.Subject, "jti": rand.Text(),
+		"iat": issued.Unix(), "exp": i.now().Add(c.Lifetime).Unix(),
 	}
 	if len(c.Audience) > 0 {
 		payload["aud"] = jwt.Audience(c.Audience)
@@ -202,14 +205,14 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (i *Issuer) metadata() any {
-	return map[string]any{
-		"issuer": i.url, "jwks_uri": i.url + "/keys", "token_endpoint": i.url + "/token",
-		"response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
-		"id_token_signing_alg_values_supported":            []string{"RS256", "ES256"},
-		"grant_types_supported":                            []string{"client_credentials"},
-		"token_endpoint_auth_methods_supported":            []string{"client_secret_basic", "client_secret_post", "private_key_jwt"},
-		"token_endpoint_auth_signing_alg_values_supported": assertionAlgorithms,
-	}
+	m := map[string]any{"issuer": i.url, "jwks_uri": i.url + "/keys", "token_endpoint": i.url + "/token"}
+	m["response_types_supported"] = []string{"id_token"}
+	m["subject_types_supported"] = []string{"public"}
+	m["grant_types_supported"] = []string{"client_credentials"}
+	m["id_token_signing_alg_values_supported"] = []string{"RS256", "ES256"}
+	m["token_endpoint_auth_methods_supported"] = strings.Fields("client_secret_basic client_secret_post private_key_jwt")
+	m["token_endpoint_auth_signing_alg_values_supported"] = assertionAlgorithms
+	return m
 }
 
 func (i *Issuer) keys() jose.JSONWebKeySet {

@@ -95,7 +95,8 @@ func checkTimes(c jwt.Claims, now time.Time) error {
 	case c.Expiry == nil || c.IssuedAt == nil || c.Subject == "":
 		return fmt.Errorf("%w: exp, iat or sub is missing", ErrMalformed)
 	case !now.Before(c.Expiry.Time()):
-		return fmt.Errorf("%w: current date/time %d must be before the expiration date/time %d", ErrExpired, now.Unix(), *c.Expiry)
+		return fmt.Errorf("%w: current date/time %d must be before the expiration date/time %d",
+			ErrExpired, now.Unix(), *c.Expiry)
 	case c.NotBefore != nil && now.Before(c.NotBefore.Time()), c.IssuedAt.Time().After(now.Add(time.Minute)):
 		return ErrNotYet
 	}

@@ -98,7 +98,8 @@ func parseQuery(q url.Values) (*Signature, error) {
 	s := &Signature{
 		Presigned: true, Expires: time.Duration(seconds) * time.Second, SecurityToken: q.Get("X-Amz-Security-Token"),
 	}
-	return s.fill(q.Get("X-Amz-Credential"), q.Get("X-Amz-SignedHeaders"), q.Get("X-Amz-Signature"), q.Get("X-Amz-Date"))
+	headers, signature := q.Get("X-Amz-SignedHeaders"), q.Get("X-Amz-Signature")
+	return s.fill(q.Get("X-Amz-Credential"), headers, signature, q.Get("X-Amz-Date"))
 }
 
 func (s *Signature) fill(credential, headers, signature, date string) (*Signature, error) {

@@ -35,8 +35,8 @@ func request(method, target string, header map[string]string) *http.Request {
 func getObject(signature string) *http.Request {
 	return request("GET", "https://examplebucket.s3.amazonaws.com/test.txt", map[string]string{
 		"Range": "bytes=0-9", "X-Amz-Content-Sha256": noBody, "X-Amz-Date": fullDate,
-		"Authorization": "AWS4-HMAC-SHA256 " + scope + ",SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,Signature=" +
-			signature,
+		"Authorization": "AWS4-HMAC-SHA256 " + scope +
+			",SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,Signature=" + signature,
 	})
 }
 
@@ -51,7 +51,7 @@ func TestPublishedExamples(t *testing.T) {
 			"Authorization": "AWS4-HMAC-SHA256 " + scope + ",SignedHeaders=host;x-amz-content-sha256;x-amz-date," +
 				"Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543",
 		}), noBody},
-		"GET bucket, listing": {request("GET", "https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", map[string]string{
+		"GET bucket": {request("GET", "https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", map[string]string{
 			"X-Amz-Date": fullDate, "X-Amz-Content-Sha256": noBody,
 			"Authorization": "AWS4-HMAC-SHA256 " + scope + ",SignedHeaders=host;x-amz-content-sha256;x-amz-date," +
 				"Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
