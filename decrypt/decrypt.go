@@ -1,9 +1,10 @@
 // Package decrypt opens and seals the chunks of Cobblestone-256 objects: bytes in, bytes out.
 //
-// The format is c2sp.org/chunked-encryption with AES-256-GCM and SHA-512, pinned at commit 6f65019 (2026-07-13); SPEC.md
-// section 4 restates it. An object is a header (24 bytes of random salt, 32 bytes of key commitment) and chunks of
-// 16 KiB of plaintext with a 16-byte tag each. The last chunk is always shorter than 16 KiB and may be empty, so that
-// for every length of plaintext there is exactly one length of object, and a cut object is never a shorter valid one.
+// The format is c2sp.org/chunked-encryption with AES-256-GCM and SHA-512, pinned at commit 6f65019 (2026-07-13);
+// SPEC.md section 4 restates it. An object is a header (24 bytes of random salt, 32 bytes of key commitment) and
+// chunks of 16 KiB of plaintext with a 16-byte tag each. The last chunk is always shorter than 16 KiB and may be
+// empty, so that for every length of plaintext there is exactly one length of object, and a cut object is never a
+// shorter valid one.
 //
 // Chunks are independent: an Opener or a Sealer may work on many of them at once, in any order.
 package decrypt
@@ -53,7 +54,8 @@ func PlainSize(sealed int64) (int64, error) {
 	body := sealed - HeaderSize
 	last := body % SealedChunkSize
 	if body < TagSize || last < TagSize || body/SealedChunkSize >= MaxChunks {
-		return 0, fault.New(fault.NotAuthentic, hintDamaged, "no sealed object is %d bytes long: it was cut or extended", sealed)
+		return 0, fault.New(fault.NotAuthentic, hintDamaged, "no sealed object is %d bytes long: it was cut or extended",
+			sealed)
 	}
 	return body/SealedChunkSize*ChunkSize + last - TagSize, nil
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/sealfetch/sealfetch/internal/secret"
 )
 
-// NewSealerWithSalt makes a Sealer whose salt is chosen, to reproduce published vectors. A chosen salt is no use outside
-// tests: one that repeats breaks the key.
+// NewSealerWithSalt makes a Sealer whose salt is chosen, to reproduce published vectors. A chosen salt is no use
+// outside tests: one that repeats breaks the key.
 func NewSealerWithSalt(key *secret.Key, context, salt []byte, size int64) (*Sealer, []byte, error) {
 	msg, err := newMessage(key, context, salt, size)
 	if err != nil {

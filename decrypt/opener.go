@@ -23,7 +23,28 @@ type message struct {
 	block      cipher.Block
 	base       [nonceSize]byte
 	commitment [commitmentSize]byte
-	size       int64 // plaintext
+	size       int64     // plaintext
+	scratches  sync.Pool // of *scratch
+}
+
+// scratch is what opening or sealing one chunk needs besides the chunk. It is pooled: both slices escape through
+// cipher.AEAD and would be garbage after each chunk.
+type scratch struct {
+	nonce [nonceSize]byte
+	joint []byte // nonce and ciphertext, where crypto/cipher wants them so
+}
+
+// scratch returns a scratch with the nonce of chunk i: the base nonce XOR the big-endian index. It goes back to the
+// pool.
+func (m *message) scratch(i int64) *scratch {
+	s, ok := m.scratches.Get().(*scratch)
+	if !ok {
+		s = new(scratch)
+	}
+	s.nonce = m.base
+	tail := s.nonce[nonceSize-8:]
+	binary.BigEndian.PutUint64(tail, binary.BigEndian.Uint64(tail)^uint64(i))
+	return s
 }
 
 func newMessage(key *secret.Key, context, salt []byte, size int64) (*message, error) {
@@ -42,13 +63,6 @@ func newMessage(key *secret.Key, context, salt []byte, size int64) (*message, er
 		return nil, fmt.Errorf("making the cipher: %w", err)
 	}
 	return m, nil
-}
-
-// nonce writes the nonce of chunk i: the base nonce XOR the big-endian index.
-func (m *message) nonce(dst *[nonceSize]byte, i int64) {
-	*dst = m.base
-	tail := dst[nonceSize-8:]
-	binary.BigEndian.PutUint64(tail, binary.BigEndian.Uint64(tail)^uint64(i))
 }
 
 // chunkSize returns the plaintext size of chunk i, or an error where the object has no such chunk.
@@ -120,19 +134,9 @@ func (o *Opener) Open(i int64, chunk []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
-// scratch is what opening or sealing one chunk needs besides the chunk. It is pooled, since both arrays escape through
-// cipher.AEAD and would be garbage after each chunk.
-type scratch struct {
-	nonce [nonceSize]byte
-	joint []byte // nonce and ciphertext, for inFront
-}
-
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
-
 func (o *Opener) open(i int64, chunk []byte) ([]byte, error) {
-	s := scratches.Get().(*scratch)
-	defer scratches.Put(s)
-	o.msg.nonce(&s.nonce, i)
+	s := o.msg.scratch(i)
+	defer o.msg.scratches.Put(s)
 	if !o.inFront {
 		return o.gcm.Open(chunk[:0], s.nonce[:], chunk, nil)
 	}

@@ -51,9 +51,8 @@ func (s *Sealer) Seal(i int64, dst, plaintext []byte) ([]byte, error) {
 	if len(plaintext) != want {
 		return nil, fmt.Errorf("chunk %d: %d bytes to seal, not %d", i, len(plaintext), want)
 	}
-	tmp := scratches.Get().(*scratch)
-	defer scratches.Put(tmp)
-	s.msg.nonce(&tmp.nonce, i)
+	tmp := s.msg.scratch(i)
+	defer s.msg.scratches.Put(tmp)
 	return s.gcm.Seal(dst, tmp.nonce[:], plaintext, nil), nil
 }
 

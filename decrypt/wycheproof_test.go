@@ -171,7 +171,8 @@ func TestFIPSOnly(t *testing.T) {
 	if os.Getenv(fipsChild) != "" {
 		t.Skip("this is the child")
 	}
-	cmd := exec.Command(os.Args[0], "-test.v", "-test.run=^(TestWycheproofOpenAll|TestWycheproofLastChunk|TestOpenFaults|TestFIPSChild)$")
+	cmd := exec.Command(os.Args[0], "-test.v",
+		"-test.run=^(TestWycheproofOpenAll|TestWycheproofLastChunk|TestOpenFaults|TestFIPSChild)$")
 	cmd.Env = append(os.Environ(), "GODEBUG=fips140=only", fipsChild+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

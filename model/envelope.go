@@ -12,8 +12,8 @@ import (
 	"github.com/sealfetch/sealfetch/internal/strictjson"
 )
 
-// Envelope is what can be read without a key: which model this is, how large, and the ways in to its key. Nothing vouches
-// for it until a released key reproduces MDKID.
+// Envelope is what can be read without a key: which model this is, how large, and the ways in to its key. Nothing
+// vouches for it until a released key reproduces MDKID.
 type Envelope struct {
 	Format    string      `json:"format"`
 	Suite     string      `json:"suite"`
@@ -37,8 +37,8 @@ const (
 	WrapJWE = "jwe"     // has KID and JWE
 )
 
-// Wrap is one way in to the model data key. Each type has exactly its own fields. Whether a wrap may be used is decided by
-// the operator's configuration alone.
+// Wrap is one way in to the model data key. Each type has exactly its own fields. Whether a wrap may be used is
+// decided by the operator's configuration alone.
 type Wrap struct {
 	Type       string `json:"type"`
 	Key        string `json:"key,omitempty"`        // ARN of the KMS key
@@ -67,8 +67,8 @@ func envelopeFault(err error) error {
 	return fault.New(fault.Format, hintPublisher, "%w", err)
 }
 
-// foreignFormat turns the error of strict parsing into a better one where the document is of another format: the fields of
-// a later version are no news about this one.
+// foreignFormat turns the error of strict parsing into a better one where the document is of another format: the
+// fields of a later version are no news about this one.
 func foreignFormat(data []byte, err error) error {
 	var head struct {
 		Format string `json:"format"`

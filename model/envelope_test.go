@@ -34,7 +34,8 @@ func TestEnvelopeComesBack(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, e) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if !bytes.Contains(data, []byte(`"mdk_id": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"`)) || bytes.Contains(data, []byte(`""`)) {
+	if !bytes.Contains(data, []byte(`"mdk_id": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"`)) || bytes.Contains(data,
+		[]byte(`""`)) {
 		t.Errorf("%s", data)
 	}
 }
@@ -68,7 +69,8 @@ func TestParseID(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	text := id.String()
-	for _, s := range []string{"", text[:42], text + "A", text + "=", text[:42] + "F", text[:42] + "\n", text[:41] + "+E", strings.Repeat("x", 1000)} {
+	for _, s := range []string{"", text[:42], text + "A", text + "=", text[:42] + "F", text[:42] + "\n", text[:41] + "+E",
+		strings.Repeat("x", 1000)} {
 		if _, err := model.ParseID(s); !fault.Is(err, fault.Usage) || len(err.Error()) > 300 {
 			t.Errorf("%q: %v", s, err)
 		}

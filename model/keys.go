@@ -43,8 +43,8 @@ func DeriveKeys(mdk *secret.Key, model string, version uint64) (*Keys, error) {
 	return k, nil
 }
 
-// Unlock derives the keys of a published version. An MDK that does not reproduce the envelope's mdk_id is the wrong one:
-// fault.KeyUnusable.
+// Unlock derives the keys of a published version. An MDK that does not reproduce the envelope's mdk_id is the wrong
+// one: fault.KeyUnusable.
 func (e *Envelope) Unlock(mdk *secret.Key) (*Keys, error) {
 	k, err := DeriveKeys(mdk, e.Model, e.Version)
 	if err != nil {
@@ -74,7 +74,8 @@ func (k *Keys) Wipe() {
 // was not sealed under the key is fault.NotAuthentic.
 func (k *Keys) OpenManifest(sealed []byte, e *Envelope) (*Manifest, error) {
 	if size := int64(len(sealed)); size != e.Manifest.Size {
-		return nil, fault.New(fault.NotAuthentic, hintPublisher, "the object has %d bytes; the envelope says %d", size, e.Manifest.Size)
+		return nil, fault.New(fault.NotAuthentic, hintPublisher, "the object has %d bytes; the envelope says %d", size,
+			e.Manifest.Size)
 	}
 	plaintext, err := decrypt.OpenAll(k.manifest, k.manifestContext(), sealed)
 	if err != nil {
@@ -85,7 +86,8 @@ func (k *Keys) OpenManifest(sealed []byte, e *Envelope) (*Manifest, error) {
 		return nil, err
 	}
 	if m.Model != e.Model || m.Version != e.Version {
-		return nil, manifestFault(fmt.Errorf("it is of %s version %d; the envelope is of %s version %d", m.Model, m.Version, e.Model, e.Version))
+		return nil, manifestFault(fmt.Errorf("it is of %s version %d; the envelope is of %s version %d", m.Model, m.Version,
+			e.Model, e.Version))
 	}
 	if size := m.Size(); size != e.ModelSize {
 		return nil, manifestFault(fmt.Errorf("the model has %d bytes; the envelope says %d", size, e.ModelSize))
@@ -100,7 +102,8 @@ func (k *Keys) SealManifest(m *Manifest) ([]byte, error) {
 		return nil, err
 	}
 	if m.Model != k.model || m.Version != k.version {
-		return nil, fmt.Errorf("sealing the manifest of %s version %d with the keys of %s version %d", m.Model, m.Version, k.model, k.version)
+		return nil, fmt.Errorf("sealing the manifest of %s version %d with the keys of %s version %d", m.Model, m.Version,
+			k.model, k.version)
 	}
 	return decrypt.SealAll(k.manifest, k.manifestContext(), plaintext)
 }

@@ -29,7 +29,8 @@ func TestIDDependsOnEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, k := range map[string]*model.Keys{
-		"base": deriveKeys(t, "acme/m", 1), "name": deriveKeys(t, "acme/n", 1), "version": deriveKeys(t, "acme/m", 2), "key": other,
+		"base": deriveKeys(t, "acme/m", 1), "name": deriveKeys(t, "acme/n", 1), "version": deriveKeys(t, "acme/m",
+			2), "key": other,
 	} {
 		if twin := seen[k.ID()]; twin != "" {
 			t.Errorf("%s and %s have one id", name, twin)
@@ -54,7 +55,8 @@ func TestDeriveKeysFaults(t *testing.T) {
 		{32, "acme/m", 0, fault.Usage},
 		{32, "acme/m", model.MaxVersion + 1, fault.Usage},
 	} {
-		if k, err := model.DeriveKeys(takeKey(t, make([]byte, c.size)), c.model, c.version); k != nil || fault.Of(err) != c.kind {
+		if k, err := model.DeriveKeys(takeKey(t, make([]byte, c.size)), c.model,
+			c.version); k != nil || fault.Of(err) != c.kind {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
@@ -112,7 +114,8 @@ func TestSealManifestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keys.SealManifest(m); err == nil || !strings.Contains(err.Error(), "version 8 with the keys of acme/m version 7") {
+	if _, err := keys.SealManifest(m); err == nil || !strings.Contains(err.Error(),
+		"version 8 with the keys of acme/m version 7") {
 		t.Errorf("another version's manifest: %v", err)
 	}
 	m.Version, m.Files[0].Path = 7, "../a"

@@ -77,7 +77,8 @@ func manifestFault(err error) error {
 // marshal checks the manifest and returns its JSON.
 func (m *Manifest) marshal() ([]byte, error) {
 	if err := m.check(); err != nil {
-		return nil, fault.New(fault.Usage, "leave the file out with --exclude, or rename it", "no manifest can say this: %w", err)
+		return nil, fault.New(fault.Usage, "leave the file out with --exclude, or rename it", "no manifest can say this: %w",
+			err)
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -179,8 +180,8 @@ func (m *Manifest) checkCover() error {
 	return nil
 }
 
-// Contents returns for each object the indexes of its files, in the order of their bytes. An empty file stands before the
-// file that begins where it does.
+// Contents returns for each object the indexes of its files, in the order of their bytes. An empty file stands before
+// the file that begins where it does.
 func (m *Manifest) Contents() [][]int {
 	counts := make([]int, len(m.Objects))
 	for i := range m.Files {
@@ -203,8 +204,8 @@ func (m *Manifest) Contents() [][]int {
 	return contents
 }
 
-// RequireDigests refuses a manifest with a file that has no SHA-256. A trusted signature calls for it: it vouches for the
-// manifest, and through the digests for the content, also against others who hold the model data key.
+// RequireDigests refuses a manifest with a file that has no SHA-256. A trusted signature calls for it: it vouches for
+// the manifest, and through the digests for the content, also against others who hold the model data key.
 func (m *Manifest) RequireDigests() error {
 	for _, f := range m.Files {
 		if f.SHA256 == "" {

@@ -81,7 +81,8 @@ func TestSourcesThatCannotBeSealed(t *testing.T) {
 		{"name", "acme m", []model.Source{src("a", 1)}, "model name"},
 		{"path", "acme/m", []model.Source{src("../a", 1)}, `file "../a"`},
 		{"clash", "acme/m", []model.Source{src("a", 1), src("a", 2)}, `"a" comes twice`},
-		{"directory", "acme/m", []model.Source{src("a/b", 1), src("a-b", 1), src("a", 1)}, `"a" is a directory of file "a/b"`},
+		{"directory", "acme/m", []model.Source{src("a/b", 1), src("a-b", 1), src("a", 1)},
+			`"a" is a directory of file "a/b"`},
 		{"too large", "acme/m", []model.Source{src("a", decrypt.MaxPlainSize+1)}, "too large"},
 		{"negative", "acme/m", []model.Source{src("a", -1)}, "negative"},
 	} {
@@ -94,7 +95,8 @@ func TestSourcesThatCannotBeSealed(t *testing.T) {
 
 // manyFiles is a manifest of n empty files, which can break any bound on numbers.
 func manyFiles(n int, path func(i int) string) *model.Manifest {
-	m := &model.Manifest{Format: model.Format, Model: "acme/m", Version: 1, Created: vectorTime, Objects: []model.Object{{Name: "data/00000"}}}
+	m := &model.Manifest{Format: model.Format, Model: "acme/m", Version: 1, Created: vectorTime,
+		Objects: []model.Object{{Name: "data/00000"}}}
 	m.Files = make([]model.File, n)
 	for i := range m.Files {
 		m.Files[i] = model.File{Path: path(i), Mode: "0644"}
@@ -114,7 +116,8 @@ func TestManifestBounds(t *testing.T) {
 		{"one file too many", manyFiles(model.MaxFiles+1, flat), "100001 files"},
 		{"directories", manyFiles(model.MaxDirectories/10, deep), ""},
 		{"too many directories", manyFiles(model.MaxDirectories/10+1, deep), "more than 100000 directories"},
-		{"too large", manyFiles(model.MaxFiles, func(i int) string { return fmt.Sprintf("%0150d", i) }), "more than 16777216 bytes"},
+		{"too large", manyFiles(model.MaxFiles, func(i int) string { return fmt.Sprintf("%0150d", i) }),
+			"more than 16777216 bytes"},
 	} {
 		plaintext, err := json.Marshal(c.m)
 		if err != nil {
@@ -161,7 +164,8 @@ func TestRoomForDigests(t *testing.T) {
 func TestRequireDigests(t *testing.T) {
 	m := manyFiles(2, func(i int) string { return fmt.Sprint(i) })
 	m.Files[0].SHA256 = strings.Repeat("0", 64)
-	if err := m.RequireDigests(); !fault.Is(err, fault.Format) || !strings.Contains(err.Error(), `file "1" has no sha256`) {
+	if err := m.RequireDigests(); !fault.Is(err, fault.Format) || !strings.Contains(err.Error(),
+		`file "1" has no sha256`) {
 		t.Errorf("%v", err)
 	}
 	m.Files[1].SHA256 = strings.Repeat("0", 64)
@@ -171,7 +175,8 @@ func TestRequireDigests(t *testing.T) {
 }
 
 func TestExecutable(t *testing.T) {
-	for mode, want := range map[string]bool{"0644": false, "0755": true, "0100": true, "0011": false, "7777": true, "0600": false, "": false} {
+	for mode, want := range map[string]bool{"0644": false, "0755": true, "0100": true, "0011": false, "7777": true,
+		"0600": false, "": false} {
 		if got := (model.File{Mode: mode}).Executable(); got != want {
 			t.Errorf("%q: %v", mode, got)
 		}
@@ -180,7 +185,8 @@ func TestExecutable(t *testing.T) {
 
 // FuzzParseManifest expects of every manifest that passes what the rest of the program takes for granted.
 func FuzzParseManifest(f *testing.F) {
-	m, err := model.NewManifest("acme/m", 1, vectorTime, []model.Source{{Path: "a/b", Size: 3}, {Path: "c", Size: 5 * mib, Executable: true}, {Path: "d"}})
+	m, err := model.NewManifest("acme/m", 1, vectorTime, []model.Source{{Path: "a/b", Size: 3},
+		{Path: "c", Size: 5 * mib, Executable: true}, {Path: "d"}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -222,7 +228,8 @@ func FuzzParseManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if twin, err := model.ParseManifest(again); len(again) <= model.MaxManifestSize && (err != nil || !reflect.DeepEqual(twin.Files, m.Files)) {
+		if twin, err := model.ParseManifest(again); len(again) <= model.MaxManifestSize && (err != nil ||
+			!reflect.DeepEqual(twin.Files, m.Files)) {
 			t.Fatalf("it does not come back: %v", err)
 		}
 	})

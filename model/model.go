@@ -46,14 +46,15 @@ const (
 )
 
 // hintPublisher is the cure where what was published cannot be read as a model.
-const hintPublisher = "publish the model again with sealfetch seal; if its publisher's copy reads well, the store's was changed"
+const hintPublisher = "compare with the publisher's copy: if that reads well, the store's was changed; if not, seal it again"
 
 // modelName is what a model may be called: elements of plain ASCII that begin with a letter, a digit or _ (E-4).
 var modelName = regexp.MustCompile(`^\w[\w.+@:-]*(/\w[\w.+@:-]*)*$`)
 
 func checkName(model string, version uint64) error {
 	if len(model) > MaxNameSize || !modelName.MatchString(model) {
-		return fmt.Errorf("model name %s is not of the form %s, or longer than %d bytes", quote(model), modelName, MaxNameSize)
+		return fmt.Errorf("model name %s is not of the form %s, or longer than %d bytes", quote(model), modelName,
+			MaxNameSize)
 	}
 	if version < 1 || version > MaxVersion {
 		return fmt.Errorf("version %d is not between 1 and 2^53-1", version)

@@ -35,7 +35,8 @@ func TestPinsCheck(t *testing.T) {
 			}
 			continue
 		}
-		if !fault.Is(err, fault.Format) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "acme/m version 3") {
+		if !fault.Is(err, fault.Format) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(),
+			"acme/m version 3") {
 			t.Errorf("%+v: %v, want %q", c.pins, err, c.want)
 		}
 	}
@@ -65,7 +66,8 @@ func TestPinsTighten(t *testing.T) {
 		if c.err == "" && (err != nil || !reflect.DeepEqual(got, c.want)) {
 			t.Errorf("%+v and %+v: %+v, %v", c.config, c.uri, got, err)
 		}
-		if c.err != "" && (!fault.Is(err, fault.Usage) || !strings.Contains(err.Error(), c.err) || !reflect.DeepEqual(got, model.Pins{})) {
+		if c.err != "" && (!fault.Is(err, fault.Usage) || !strings.Contains(err.Error(), c.err) || !reflect.DeepEqual(got,
+			model.Pins{})) {
 			t.Errorf("%+v and %+v: %+v, %v, want %q", c.config, c.uri, got, err, c.err)
 		}
 	}

@@ -40,9 +40,9 @@ type Piece struct {
 	Data   []byte
 }
 
-// Plan plans to read files, which are given by their indexes, in parts of at most partSize bytes or one chunk. An object of
-// which every file is wanted is read whole, its last chunk too where that is empty; of others only the chunks that hold
-// wanted bytes are read.
+// Plan plans to read files, which are given by their indexes, in parts of at most partSize bytes or one chunk. An
+// object of which every file is wanted is read whole, its last chunk too where that is empty; of others only the
+// chunks that hold wanted bytes are read.
 func (m *Manifest) Plan(files []int, partSize int64) (*Plan, error) {
 	wanted := make([]bool, len(m.Files))
 	for _, i := range files {

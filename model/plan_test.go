@@ -40,8 +40,10 @@ func TestPlanParts(t *testing.T) {
 		want     []model.Part
 	}{
 		{"whole object, one part", []int{0, 1}, 1 << 20, []model.Part{{0, 0, 3, 56, 2*s + 17}}},
-		{"whole object, parts of two chunks", []int{1, 0}, 2 * s, []model.Part{{0, 0, 2, 56, 2 * s}, {0, 2, 1, 56 + 2*s, 17}}},
-		{"a part is never less than a chunk", []int{0, 1}, 1, []model.Part{{0, 0, 1, 56, s}, {0, 1, 1, 56 + s, s}, {0, 2, 1, 56 + 2*s, 17}}},
+		{"whole object, parts of two chunks", []int{1, 0}, 2 * s, []model.Part{{0, 0, 2, 56, 2 * s},
+			{0, 2, 1, 56 + 2*s, 17}}},
+		{"a part is never less than a chunk", []int{0, 1}, 1, []model.Part{{0, 0, 1, 56, s}, {0, 1, 1, 56 + s, s},
+			{0, 2, 1, 56 + 2*s, 17}}},
 		{"first file only", []int{0}, 1 << 20, []model.Part{{0, 0, 2, 56, 2 * s}}},
 		{"second file only", []int{1}, 1 << 20, []model.Part{{0, 1, 2, 56 + s, s + 17}}},
 		{"with the empty last chunk", []int{2, 3}, 1 << 20, []model.Part{{1, 0, 4, 56, 3*s + 16}}},
@@ -98,7 +100,8 @@ func TestPlanOfHugeModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.PartCount() != decrypt.MaxChunks || p.SealedSize() != decrypt.SealedSize(decrypt.MaxPlainSize)-decrypt.HeaderSize {
+	sealed := decrypt.SealedSize(decrypt.MaxPlainSize) - decrypt.HeaderSize
+	if p.PartCount() != decrypt.MaxChunks || p.SealedSize() != sealed {
 		t.Errorf("%d parts, %d bytes", p.PartCount(), p.SealedSize())
 	}
 	for range p.Parts() {
@@ -106,8 +109,8 @@ func TestPlanOfHugeModel(t *testing.T) {
 	}
 }
 
-// checkPlan reads a plan over plaintext that is made up and expects every chosen file whole, byte for byte, in order, and
-// nothing read twice or in vain.
+// checkPlan reads a plan over plaintext that is made up and expects every chosen file whole, byte for byte, in order,
+// and nothing read twice or in vain.
 func checkPlan(t *testing.T, m *model.Manifest, files []int, partSize int64) {
 	t.Helper()
 	p, err := m.Plan(files, partSize)
@@ -133,7 +136,8 @@ func checkPlan(t *testing.T, m *model.Manifest, files []int, partSize int64) {
 			chunk := plaintext[i*decrypt.ChunkSize : min((i+1)*decrypt.ChunkSize, int64(len(plaintext)))]
 			for piece := range p.Pieces(part.Object, i*decrypt.ChunkSize, chunk) {
 				if piece.Offset != int64(len(got[piece.File])) || len(piece.Data) == 0 {
-					t.Fatalf("piece of %d bytes at %d of file %d, behind %d", len(piece.Data), piece.Offset, piece.File, len(got[piece.File]))
+					t.Fatalf("piece of %d bytes at %d of file %d, behind %d", len(piece.Data), piece.Offset, piece.File,
+						len(got[piece.File]))
 				}
 				got[piece.File] = append(got[piece.File], piece.Data...)
 			}

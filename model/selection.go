@@ -125,8 +125,8 @@ func anyMatches(globs []glob, elements []string) bool {
 	return false
 }
 
-// match compares element by element. Where that fails it goes back to the latest ** alone and gives it one element more:
-// an earlier one could only leave less for the rest. So the work is bounded by the product of the lengths.
+// match compares element by element. Where that fails it goes back to the latest ** alone and gives it one element
+// more: an earlier one could only leave less for the rest. So the work is bounded by the product of the lengths.
 func (g glob) match(elements []string) bool {
 	i, star, taken := 0, -1, 0
 	for j := 0; j < len(elements); {

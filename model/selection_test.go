@@ -68,7 +68,8 @@ func TestBadGlobs(t *testing.T) {
 	for _, p := range []string{"", "/", "a//b", "a/", "./a", "a/../b", "a**", "**a/b", "[", "a/[z-", `a\`, "!a", "\xff",
 		strings.Repeat("a", model.MaxPatternSize+1)} {
 		for _, patterns := range [][2][]string{{{p}, nil}, {nil, {"ok", p}}} {
-			if s, err := model.NewSelection(patterns[0], patterns[1]); s != nil || !fault.Is(err, fault.Usage) || fault.Hint(err) == "" {
+			if s, err := model.NewSelection(patterns[0], patterns[1]); s != nil || !fault.Is(err,
+				fault.Usage) || fault.Hint(err) == "" {
 				t.Errorf("%.20q: %v", p, err)
 			}
 		}
@@ -110,8 +111,10 @@ func TestSelect(t *testing.T) {
 // TestGlobsDoNotExplode would not end if backtracking went back to more than the latest wildcard.
 func TestGlobsDoNotExplode(t *testing.T) {
 	deep := strings.Repeat("a/", 500) + "b"
-	for _, pattern := range []string{strings.Repeat("**/a/", 150) + "c", strings.Repeat("**/", 300) + "c", strings.Repeat("*a", 500) + "c"} {
-		if selection(t, []string{pattern}, nil).Match(deep) || selection(t, []string{pattern}, nil).Match(strings.Repeat("a", 1000)) {
+	for _, pattern := range []string{strings.Repeat("**/a/", 150) + "c", strings.Repeat("**/", 300) + "c",
+		strings.Repeat("*a", 500) + "c"} {
+		if selection(t, []string{pattern}, nil).Match(deep) || selection(t, []string{pattern}, nil).Match(strings.Repeat("a",
+			1000)) {
 			t.Errorf("%.20q matches", pattern)
 		}
 	}

@@ -54,7 +54,8 @@ type dsseSignature struct {
 	Sig   string `json:"sig"`
 }
 
-// Sign returns release.dsse.json: the statement, signed with an Ed25519 or an ECDSA P-256 key. Other keys are fault.Usage.
+// Sign returns release.dsse.json: the statement, signed with an Ed25519 or an ECDSA P-256 key. Other keys are
+// fault.Usage.
 func Sign(signer crypto.Signer, s Statement) ([]byte, error) {
 	keyID, err := keyID(signer.Public())
 	if err != nil {

@@ -70,7 +70,8 @@ func TestSignatures(t *testing.T) {
 
 // TestPreAuthEncoding is DSSE's own test vector: what is signed is the encoding of type and payload, not the payload.
 func TestPreAuthEncoding(t *testing.T) {
-	if got := model.PreAuthEncoding("http://example.com/HelloWorld", []byte("hello world")); string(got) != "DSSEv1 29 http://example.com/HelloWorld 11 hello world" {
+	if got := model.PreAuthEncoding("http://example.com/HelloWorld",
+		[]byte("hello world")); string(got) != "DSSEv1 29 http://example.com/HelloWorld 11 hello world" {
 		t.Errorf("%q", got)
 	}
 	signer := ed25519Key(t, 1)
@@ -84,7 +85,8 @@ func TestPreAuthEncoding(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := signer.Public().(ed25519.PublicKey)
-	if ed25519.Verify(key, d.Payload, d.Signatures[0].Sig) || !ed25519.Verify(key, model.PreAuthEncoding(model.PayloadType, d.Payload), d.Signatures[0].Sig) {
+	if ed25519.Verify(key, d.Payload, d.Signatures[0].Sig) || !ed25519.Verify(key,
+		model.PreAuthEncoding(model.PayloadType, d.Payload), d.Signatures[0].Sig) {
 		t.Error("the bare payload is signed, or its encoding is not")
 	}
 }
@@ -105,16 +107,19 @@ func TestKeysThatCannotSign(t *testing.T) {
 	want := goodEnvelope().Statement(nil)
 	good := ed25519Key(t, 1)
 	data := sign(t, good, want)
-	for _, signer := range []crypto.Signer{weak, ecdsaKey(t, elliptic.P384()), brokenSigner{ed25519.PublicKey("short")}, brokenSigner{nil}} {
+	for _, signer := range []crypto.Signer{weak, ecdsaKey(t, elliptic.P384()), brokenSigner{ed25519.PublicKey("short")},
+		brokenSigner{nil}} {
 		if _, err := model.Sign(signer, want); !fault.Is(err, fault.Usage) {
 			t.Errorf("%T signs: %v", signer.Public(), err)
 		}
 		// Beside a key that would do: a list that is not understood is not trusted in part.
-		if err := model.VerifySignature(data, []crypto.PublicKey{good.Public(), signer.Public()}, want); !fault.Is(err, fault.Usage) {
+		if err := model.VerifySignature(data, []crypto.PublicKey{good.Public(), signer.Public()}, want); !fault.Is(err,
+			fault.Usage) {
 			t.Errorf("%T is trusted: %v", signer.Public(), err)
 		}
 	}
-	if _, err := model.Sign(brokenSigner{good.Public()}, want); err == nil || !strings.Contains(err.Error(), "the token is gone") {
+	if _, err := model.Sign(brokenSigner{good.Public()}, want); err == nil || !strings.Contains(err.Error(),
+		"the token is gone") {
 		t.Errorf("%v", err)
 	}
 	if err := model.VerifySignature(data, nil, want); !fault.Is(err, fault.Usage) {

@@ -41,7 +41,10 @@ func goodCases(g *generator) []vectorCase {
 	shuffled := small()
 	shuffled.layout = func(m *model.Manifest) { slices.Reverse(m.Files) }
 	spaced := small()
-	spaced.editEnvelope = func(_ *testing.T, s string) string { return "\r\n\t " + strings.ReplaceAll(s, "\n", "\r\n\t") + " \n" }
+	spaced.editEnvelope = func(_ *testing.T, s string) string {
+		return "\r\n\t " + strings.ReplaceAll(s, "\n",
+			"\r\n\t") + " \n"
+	}
 	escaped := small()
 	escaped.editManifest = swap(`"config.json"`, `"c\u006fnfig.json"`)
 	var extra = func(_ *testing.T, o objects) {
@@ -50,9 +53,12 @@ func goodCases(g *generator) []vectorCase {
 	cases := []vectorCase{
 		good("ok-one-file", "one file of one short chunk", one(file("model.bin", 5)), "C-1", "K-2", "K-4", "E-1", "M-1"),
 		good("ok-packed", "forty small files in one object, some of them across chunks", many, "M-8"),
-		good("ok-empty-file", "an empty file has a place in an object and no bytes", one(file("a.bin", 10), file("empty", 0), file("z.bin", 10)), "M-8"),
-		good("ok-empty-files-only", "a model of empty files has one object with one empty chunk", one(file("a/__init__.py", 0), file("b", 0)), "M-8", "C-2"),
-		good("ok-chunk-boundary", "a file of exactly two chunks: a third chunk follows, which is empty", one(file("model.bin", 2*chunkSize)), "C-2"),
+		good("ok-empty-file", "an empty file has a place in an object and no bytes", one(file("a.bin", 10), file("empty", 0),
+			file("z.bin", 10)), "M-8"),
+		good("ok-empty-files-only", "a model of empty files has one object with one empty chunk",
+			one(file("a/__init__.py", 0), file("b", 0)), "M-8", "C-2"),
+		good("ok-chunk-boundary", "a file of exactly two chunks: a third chunk follows, which is empty",
+			one(file("model.bin", 2*chunkSize)), "C-2"),
 		good("ok-below-boundary", "a file of one byte less than a chunk", one(file("model.bin", chunkSize-1)), "C-2"),
 		good("ok-above-boundary", "a file of one byte more than a chunk", one(file("model.bin", chunkSize+1)), "C-2"),
 		good("ok-objects", "each file in an object of its own", pair(), "M-5"),
@@ -62,7 +68,8 @@ func goodCases(g *generator) []vectorCase {
 		good("ok-files-in-any-order", "the order of files in the manifest means nothing", shuffled, "M-8"),
 		good("ok-white-space", "white space around JSON tokens means nothing", spaced, "J-6"),
 		good("ok-escapes", "escapes in strings are the characters they stand for", escaped, "J-7"),
-		{name: "ok-extra-objects", build: small(), tamper: extra, vector: vector{Comment: "objects that the manifest does not name are ignored", Rules: rules("L-6")}},
+		{name: "ok-extra-objects", build: small(), tamper: extra,
+			vector: vector{Comment: "objects that the manifest does not name are ignored", Rules: rules("L-6")}},
 	}
 	return append(cases, selectionCases()...)
 }
@@ -70,14 +77,17 @@ func goodCases(g *generator) []vectorCase {
 func selectionCases() []vectorCase {
 	damaged := func(t *testing.T, o objects) { o[data1][len(o[data1])-1] ^= 1 }
 	with := func(name, comment string, include, exclude []string, r ...string) vectorCase {
-		return vectorCase{name: name, build: small(), vector: vector{Comment: comment, Include: include, Exclude: exclude, Rules: r}}
+		return vectorCase{name: name, build: small(), vector: vector{Comment: comment, Include: include, Exclude: exclude,
+			Rules: r}}
 	}
 	none := with("select-nothing", "a selection that matches no file is an error", []string{"*.safetensors"}, nil, "G-4")
 	none.Expect, none.Error = 12, "none of the model's 3 files is selected"
-	part := with("select-undamaged", "what is not selected is not read: a.bin loads although b.bin is damaged", []string{"a.bin"}, nil, "L-5")
+	part := with("select-undamaged", "what is not selected is not read: a.bin loads although b.bin is damaged",
+		[]string{"a.bin"}, nil, "L-5")
 	part.build, part.tamper = pair(), damaged
 	return []vectorCase{
-		with("select-base-name", "a pattern without a slash matches the last element at any depth", []string{"merges.*"}, nil, "G-2"),
+		with("select-base-name", "a pattern without a slash matches the last element at any depth", []string{"merges.*"},
+			nil, "G-2"),
 		with("select-anchored", "a pattern that begins with a slash matches from the top only", []string{"/*"}, nil, "G-2"),
 		with("select-directory", "** matches any number of elements", []string{"tokenizer/**"}, nil, "G-3"),
 		with("select-exclude", "exclude wins over include", []string{"*.json", "*.bin"}, []string{"weights.*"}, "G-1"),
@@ -87,14 +97,17 @@ func selectionCases() []vectorCase {
 
 // dataCases are what a store does to data objects and the manifest's bytes.
 func dataCases(g *generator) []vectorCase {
-	refused := func(name, comment, err string, build publication, tamper func(*testing.T, objects), r ...string) vectorCase {
-		return vectorCase{name: name, build: build, tamper: tamper, vector: vector{Comment: comment, Rules: r, Expect: 16, Error: err}}
+	refused := func(name, comment, err string, build publication, tamper func(*testing.T, objects),
+		r ...string) vectorCase {
+		return vectorCase{name: name, build: build, tamper: tamper, vector: vector{Comment: comment, Rules: r, Expect: 16,
+			Error: err}}
 	}
 	data := func(name, comment, err string, edit func(b []byte) []byte, r ...string) vectorCase {
 		return refused(name, comment, err, chunks(), func(_ *testing.T, o objects) { o[data0] = edit(o[data0]) }, r...)
 	}
 	cut := func(size int) vectorCase {
-		return data(fmt.Sprintf("data-cut-to-%d", size), fmt.Sprintf("the object is cut to %d bytes", size), fmt.Sprintf("has %d bytes", size),
+		return data(fmt.Sprintf("data-cut-to-%d", size), fmt.Sprintf("the object is cut to %d bytes", size),
+			fmt.Sprintf("has %d bytes", size),
 			func(b []byte) []byte { return b[:size] }, "C-2")
 	}
 	flip := func(name, comment, err string, at int) vectorCase {
@@ -103,10 +116,14 @@ func dataCases(g *generator) []vectorCase {
 	chunk := func(b []byte, i int) []byte { return b[56+i*sealedSize : min(56+(i+1)*sealedSize, len(b))] }
 	cases := []vectorCase{
 		cut(0), cut(55), cut(56), cut(71),
-		data("data-cut-at-chunk", "the last chunk is gone", "has 32856 bytes", func(b []byte) []byte { return b[:56+2*sealedSize] }, "C-2"),
-		data("data-cut-in-chunk", "the object ends inside a chunk", "has 20000 bytes", func(b []byte) []byte { return b[:20000] }, "C-2"),
-		data("data-cut-in-tag", "the object ends inside the last tag", "has 32971 bytes", func(b []byte) []byte { return b[:len(b)-1] }, "C-2"),
-		data("data-extended", "bytes follow the last chunk", "has 32992 bytes", func(b []byte) []byte { return append(b, make([]byte, 20)...) }, "C-2"),
+		data("data-cut-at-chunk", "the last chunk is gone", "has 32856 bytes",
+			func(b []byte) []byte { return b[:56+2*sealedSize] }, "C-2"),
+		data("data-cut-in-chunk", "the object ends inside a chunk", "has 20000 bytes",
+			func(b []byte) []byte { return b[:20000] }, "C-2"),
+		data("data-cut-in-tag", "the object ends inside the last tag", "has 32971 bytes",
+			func(b []byte) []byte { return b[:len(b)-1] }, "C-2"),
+		data("data-extended", "bytes follow the last chunk", "has 32992 bytes",
+			func(b []byte) []byte { return append(b, make([]byte, 20)...) }, "C-2"),
 		data("data-last-chunk-twice", "the last chunk follows itself", "has 33088 bytes",
 			func(b []byte) []byte { return append(b, chunk(b, 2)...) }, "C-2"),
 		data("data-chunks-swapped", "chunks 0 and 1 have changed places", "chunk 0 is not authentic", func(b []byte) []byte {
@@ -118,16 +135,20 @@ func dataCases(g *generator) []vectorCase {
 		flip("data-first-bit", "one bit of the first chunk is flipped", "chunk 0 is not authentic", 56),
 		flip("data-middle-bit", "one bit of the middle chunk is flipped", "chunk 1 is not authentic", 56+sealedSize+5000),
 		flip("data-last-tag-bit", "the very last bit is flipped", "chunk 2 is not authentic", -1),
-		data("data-zeros", "the chunks are zeros", "chunk 0 is not authentic", func(b []byte) []byte { clear(b[56:]); return b }, "C-4"),
+		data("data-zeros", "the chunks are zeros", "chunk 0 is not authentic",
+			func(b []byte) []byte { clear(b[56:]); return b }, "C-4"),
 		data("data-plaintext", "the file itself stands in place of its object", "has 32868 bytes", func([]byte) []byte {
 			return bytesOf("weights.bin", 2*chunkSize+100)
 		}, "C-2", "L-4"),
-		refused("data-empty-last-chunk", "a whole file is read with its empty last chunk, whose tag is wrong here", "chunk 1 is not authentic",
+		refused("data-empty-last-chunk", "a whole file is read with its empty last chunk, whose tag is wrong here",
+			"chunk 1 is not authentic",
 			publication{model: "acme/tiny-lm", version: 1, files: []content{file("model.bin", chunkSize)}},
 			func(_ *testing.T, o objects) { o[data0][len(o[data0])-1] ^= 1 }, "L-5"),
-		refused("data-objects-swapped", "two objects of the same size have changed places", `"data/00000": chunk 0 is not authentic`, pair(),
+		refused("data-objects-swapped", "two objects of the same size have changed places",
+			`"data/00000": chunk 0 is not authentic`, pair(),
 			func(_ *testing.T, o objects) { o[data0], o[data1] = o[data1], o[data0] }, "K-4"),
-		refused("data-object-twice", "one object stands in place of another", `"data/00001": chunk 0 is not authentic`, pair(),
+		refused("data-object-twice", "one object stands in place of another", `"data/00001": chunk 0 is not authentic`,
+			pair(),
 			func(_ *testing.T, o objects) { o[data1] = o[data0] }, "K-4"),
 		refused("manifest-bit", "one bit of the sealed manifest is flipped", "chunk 0 is not authentic", small(),
 			func(_ *testing.T, o objects) { o[model.ManifestName][100] ^= 1 }, "C-4", "C-5"),
@@ -151,7 +172,8 @@ func reusedKeyCases() []vectorCase {
 		mdk := bytesOf("reused", decrypt.KeySize)
 		p := pair()
 		p.mdk = mdk
-		return vectorCase{name: name, build: p, vector: vector{Comment: comment, Rules: rules("K-4"), Expect: 16, Error: "not"}, tamper: func(t *testing.T, o objects) {
+		return vectorCase{name: name, build: p, vector: vector{Comment: comment, Rules: rules("K-4"), Expect: 16,
+			Error: "not"}, tamper: func(t *testing.T, o objects) {
 			other.mdk = mdk
 			g := &generator{t: t, kek: make([]byte, 32)}
 			foreign, _ := g.publish(other)
@@ -161,7 +183,8 @@ func reusedKeyCases() []vectorCase {
 	older, stranger := pair(), pair()
 	older.version = 2
 	stranger.model = "acme/other-lm"
-	oldManifest := from("manifest-of-older-version", "the manifest of version 2 under the envelope of version 3, one MDK for both", older, model.ManifestName)
+	oldManifest := from("manifest-of-older-version",
+		"the manifest of version 2 under the envelope of version 3, one MDK for both", older, model.ManifestName)
 	oldManifest.Error = "commitment"
 	oldData := from("data-of-older-version", "an object of version 2 in version 3, one MDK for both", older, data1)
 	oldData.Error = `"data/00001": chunk 0 is not authentic`
@@ -194,17 +217,23 @@ func keyCases(g *generator) []vectorCase {
 	}
 	return []vectorCase{
 		met,
-		{name: "key-wrong", build: wrong, vector: vector{Comment: "the released key is another model's: mdk_id is not reproduced",
-			Rules: rules("K-3"), Expect: 15, Error: "the released key has id"}},
-		{name: "key-short", build: short, vector: vector{Comment: "the released key is 16 bytes long", Rules: rules("K-1"), Expect: 15, Error: "16 bytes"}},
-		{name: "header-wrong", build: header, vector: vector{Comment: "the manifest's header of an object does not commit to its key",
-			Rules: rules("C-3", "M-13"), Expect: 16, Error: "commitment"}},
+		{name: "key-wrong", build: wrong,
+			vector: vector{Comment: "the released key is another model's: mdk_id is not reproduced",
+				Rules: rules("K-3"), Expect: 15, Error: "the released key has id"}},
+		{name: "key-short", build: short, vector: vector{Comment: "the released key is 16 bytes long", Rules: rules("K-1"),
+			Expect: 15, Error: "16 bytes"}},
+		{name: "header-wrong", build: header,
+			vector: vector{Comment: "the manifest's header of an object does not commit to its key",
+				Rules: rules("C-3", "M-13"), Expect: 16, Error: "commitment"}},
 		missing("missing-envelope", model.EnvelopeName, true),
 		missing("missing-manifest", model.ManifestName, false),
 		missing("missing-data", data0, false),
-		pinned("pin-version", "version 4 is demanded, version 3 is served", "version 4 is demanded", vectorPins{Version: 4}, "L-2"),
-		pinned("pin-min-version", "an old version is replayed", "version 4 or later is demanded", vectorPins{MinVersion: 4}, "L-2"),
-		pinned("pin-mdk-id", "somebody who may wrap keys published a model of their own", "mdk_id", vectorPins{MDKID: &id}, "L-2"),
+		pinned("pin-version", "version 4 is demanded, version 3 is served", "version 4 is demanded", vectorPins{Version: 4},
+			"L-2"),
+		pinned("pin-min-version", "an old version is replayed", "version 4 or later is demanded", vectorPins{MinVersion: 4},
+			"L-2"),
+		pinned("pin-mdk-id", "somebody who may wrap keys published a model of their own", "mdk_id", vectorPins{MDKID: &id},
+			"L-2"),
 	}
 }
 
@@ -235,25 +264,32 @@ func envelopeCases() []vectorCase {
 	return []vectorCase{
 		edit("format", "a format of the future", "sealfetch/v2", `"sealfetch/v1"`, `"sealfetch/v2"`, "E-2"),
 		edit("suite", "another suite", "cobblestone-128", `"cobblestone-256"`, `"cobblestone-128"`, "E-3"),
-		edit("unknown-field", "a field that the format does not have", "compress: unknown field", `"suite"`, `"compress": true, "suite"`, "J-3"),
-		edit("duplicate-field", "a field twice, with two values", "version: duplicate field", `"version": 3`, `"version": 3, "version": 4`, "J-2"),
-		edit("case-of-field", "a field's name in capitals besides the field", "VERSION: unknown field", `"version": 3`, `"version": 3, "VERSION": 4`, "J-3"),
+		edit("unknown-field", "a field that the format does not have", "compress: unknown field", `"suite"`,
+			`"compress": true, "suite"`, "J-3"),
+		edit("duplicate-field", "a field twice, with two values", "version: duplicate field", `"version": 3`,
+			`"version": 3, "version": 4`, "J-2"),
+		edit("case-of-field", "a field's name in capitals besides the field", "VERSION: unknown field", `"version": 3`,
+			`"version": 3, "VERSION": 4`, "J-3"),
 		edit("escaped-field", "a field's name with an escape", "unknown field", `"version"`, `"versio\u006e"`, "J-3"),
 		edit("null", "null in place of a value", "model: null", `"acme/tiny-lm"`, `null`, "J-4"),
 		edit("absent-field", "a field is absent", `no field "suite"`, `"suite": "cobblestone-256",`, ``, "J-4"),
-		edit("empty-optional", "an optional field that is there but empty", "wraps[0].resource: empty", `"kid"`, `"resource": "", "kid"`, "J-4"),
+		edit("empty-optional", "an optional field that is there but empty", "wraps[0].resource: empty", `"kid"`,
+			`"resource": "", "kid"`, "J-4"),
 		edit("version-fraction", "a version with a fraction", "version", `"version": 3`, `"version": 3.0`, "J-5"),
 		edit("version-exponent", "a version with an exponent", "version", `"version": 3`, `"version": 3e0`, "J-5"),
 		edit("version-string", "a version in quotes", "version: not an integer", `"version": 3`, `"version": "3"`, "J-5"),
 		edit("version-zero", "version 0", "version 0", `"version": 3`, `"version": 0`, "E-5"),
-		edit("version-huge", "a version of 2^53", "version 9007199254740992", `"version": 3`, `"version": 9007199254740992`, "E-5"),
+		edit("version-huge", "a version of 2^53", "version 9007199254740992", `"version": 3`, `"version": 9007199254740992`,
+			"E-5"),
 		edit("version-negative", "a negative version", "version", `"version": 3`, `"version": -3`, "E-5"),
 		edit("model-empty", "a model without a name", "model name", `"acme/tiny-lm"`, `""`, "E-4"),
 		edit("model-dots", "a model name that climbs", "model name", `"acme/tiny-lm"`, `"acme/../tiny-lm"`, "E-4"),
 		edit("model-space", "a model name with a space", "model name", `"acme/tiny-lm"`, `"acme/tiny lm"`, "E-4"),
-		edit("model-long", "a model name of 257 bytes", "model name", `"acme/tiny-lm"`, `"`+strings.Repeat("m", 257)+`"`, "E-4"),
+		edit("model-long", "a model name of 257 bytes", "model name", `"acme/tiny-lm"`, `"`+strings.Repeat("m", 257)+`"`,
+			"E-4"),
 		whole("mdk-id-short", "an mdk_id of 31 bytes", "mdk_id", set("mdk_id", `"`+strings.Repeat("A", 42)+`"`), "E-6"),
-		whole("mdk-id-not-canonical", "an mdk_id whose unused bits are not zero", "mdk_id", set("mdk_id", `"`+strings.Repeat("A", 42)+`B"`), "J-8"),
+		whole("mdk-id-not-canonical", "an mdk_id whose unused bits are not zero", "mdk_id", set("mdk_id",
+			`"`+strings.Repeat("A", 42)+`B"`), "J-8"),
 		whole("mdk-id-padded", "an mdk_id with padding", "mdk_id", set("mdk_id", `"`+strings.Repeat("A", 43)+`="`), "J-8"),
 		whole("manifest-size", "a manifest of 16 MiB and one byte", "manifest.size",
 			set("size", fmt.Sprint(decrypt.SealedSize(model.MaxManifestSize+1))), "E-7", "M-1"),
@@ -271,19 +307,27 @@ func envelopeCases() []vectorCase {
 			return swap(`tiny-lm`, `tiny-\ud800`)(t, s)
 		}, "J-7"),
 		whole("trailing", "a second document behind the first", "behind the end", prefixed("", "{}"), "J-6"),
-		whole("too-large", "white space up to 64 KiB and one byte", "more than 65536 bytes", func(_ *testing.T, s string) string {
+		whole("too-large", "white space up to 64 KiB and one byte", "more than 65536 bytes", func(_ *testing.T,
+			s string) string {
 			return s + strings.Repeat(" ", model.MaxEnvelopeSize+1-len(s))
 		}, "E-1"),
-		whole("deep", "ten thousand brackets", "wraps[0]: not an object", wraps(strings.Repeat("[", 10000)+strings.Repeat("]", 10000)), "J-4"),
+		whole("deep", "ten thousand brackets", "wraps[0]: not an object",
+			wraps(strings.Repeat("[", 10000)+strings.Repeat("]", 10000)), "J-4"),
 		whole("no-wraps", "no way in to the key", "0 wraps", wraps("[]"), "E-9"),
-		whole("many-wraps", "33 wraps", "33 wraps", wraps("["+strings.Repeat(`{"type": "kbs", "resource": "kbs:///a/b/c"},`, 32)+
-			`{"type": "kbs", "resource": "kbs:///a/b/c"}]`), "E-9"),
+		whole("many-wraps", "33 wraps", "33 wraps",
+			wraps("["+strings.Repeat(`{"type": "kbs", "resource": "kbs:///a/b/c"},`, 32)+
+				`{"type": "kbs", "resource": "kbs:///a/b/c"}]`), "E-9"),
 		whole("wrap-type", "a wrap of an unknown type", `type "rot13"`, wraps(`[{"type": "rot13", "key": "k"}]`), "E-10"),
-		whole("wrap-field-missing", "a KMS wrap without its ciphertext", "has key and ciphertext", wraps(`[{"type": "aws-kms", "key": "k"}]`), "E-10"),
-		whole("wrap-foreign-field", "a KMS wrap with a JWE besides", "has key and ciphertext", wraps(`[{`+kms+`"AAAA", "jwe": "e30"}]`), "E-10"),
-		whole("wrap-broker", "a KBS resource that names its broker", "has a resource", wraps(`[{"type": "kbs", "resource": "kbs://evil.example/a/b/c"}]`), "E-10"),
-		whole("wrap-not-canonical", "a ciphertext whose unused bits are not zero", "canonical", wraps(`[{`+kms+`"AB"}]`), "J-8"),
-		whole("wrap-newline", "a key id with a line break", "printable ASCII", wraps(`[{"type": "jwe", "kid": "a\nb", "jwe": "e30"}]`), "E-10"),
+		whole("wrap-field-missing", "a KMS wrap without its ciphertext", "has key and ciphertext",
+			wraps(`[{"type": "aws-kms", "key": "k"}]`), "E-10"),
+		whole("wrap-foreign-field", "a KMS wrap with a JWE besides", "has key and ciphertext",
+			wraps(`[{`+kms+`"AAAA", "jwe": "e30"}]`), "E-10"),
+		whole("wrap-broker", "a KBS resource that names its broker", "has a resource",
+			wraps(`[{"type": "kbs", "resource": "kbs://evil.example/a/b/c"}]`), "E-10"),
+		whole("wrap-not-canonical", "a ciphertext whose unused bits are not zero", "canonical", wraps(`[{`+kms+`"AB"}]`),
+			"J-8"),
+		whole("wrap-newline", "a key id with a line break", "printable ASCII",
+			wraps(`[{"type": "jwe", "kid": "a\nb", "jwe": "e30"}]`), "E-10"),
 	}
 }
 
@@ -292,7 +336,8 @@ func manifestCases() []vectorCase {
 	edit := func(name, comment, err, before, after string, r ...string) vectorCase {
 		p := small()
 		p.editManifest = swap(before, after)
-		return vectorCase{name: "manifest-" + name, build: p, vector: vector{Comment: comment, Rules: r, Expect: 12, Error: err}}
+		return vectorCase{name: "manifest-" + name, build: p, vector: vector{Comment: comment, Rules: r, Expect: 12,
+			Error: err}}
 	}
 	whole := func(name, comment, err string, make func(*testing.T, string) string, r ...string) vectorCase {
 		c := edit(name, comment, err, "", "", r...)
@@ -309,50 +354,65 @@ func manifestCases() []vectorCase {
 		}
 	}
 	sizes := pair()
-	overflow := whole("size-overflow", "two objects whose sizes overflow when added", `size 9223372036854775807`, func(_ *testing.T, s string) string {
-		return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100), fmt.Sprint(math.MaxInt64))
-	}, "M-6")
-	total := whole("total-overflow", "three objects that are within bounds each and not together", "too large", func(_ *testing.T, s string) string {
-		return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100), fmt.Sprint(int64(decrypt.MaxPlainSize)))
-	}, "M-6")
+	overflow := whole("size-overflow", "two objects whose sizes overflow when added", `size 9223372036854775807`,
+		func(_ *testing.T, s string) string {
+			return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100), fmt.Sprint(math.MaxInt64))
+		}, "M-6")
+	total := whole("total-overflow", "three objects that are within bounds each and not together", "too large",
+		func(_ *testing.T, s string) string {
+			return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100), fmt.Sprint(int64(decrypt.MaxPlainSize)))
+		}, "M-6")
 	twice := edit("object-twice", "two objects of one name", "comes twice", `"data/00001"`, `"data/00000"`, "M-5")
-	unused := edit("object-unused", "an object without files", "no file is in it", `"size":16484,"object":1,"offset":0`, `"size":0,"object":0,"offset":16484`, "M-8")
-	overflow.build.files, total.build.files, twice.build.files, unused.build.files = sizes.files, append(sizes.files, file("c.bin", chunkSize+100)), sizes.files, sizes.files
+	unused := edit("object-unused", "an object without files", "no file is in it", `"size":16484,"object":1,"offset":0`,
+		`"size":0,"object":0,"offset":16484`, "M-8")
+	overflow.build.files, total.build.files, twice.build.files, unused.build.files = sizes.files, append(sizes.files,
+		file("c.bin", chunkSize+100)), sizes.files, sizes.files
 	overflow.build.apart, total.build.apart, twice.build.apart, unused.build.apart = true, true, true, true
 	return []vectorCase{
 		overflow, total, twice, unused,
 		edit("format", "another format", "sealfetch/v2", `"sealfetch/v1"`, `"sealfetch/v2"`, "M-2"),
 		edit("other-model", "the manifest is of another model", "acme/other", `"acme/tiny-lm"`, `"acme/other"`, "M-3"),
 		edit("other-version", "the manifest is of another version", "version 2", `"version":3`, `"version":2`, "M-3"),
-		edit("unknown-field", "a field that the format does not have", "files[0].link: unknown field", `"mode":"0644"},{"path":"tok`, `"mode":"0644","link":"x"},{"path":"tok`, "J-3"),
-		edit("duplicate-field", "a file with two paths", "files[0].path: duplicate field", `"path":"config.json"`, `"path":"config.json","path":"/etc/passwd"`, "J-2"),
-		edit("absent-field", "a file without a mode", `no field "mode"`, `"size":14,"object":0,"offset":0,"mode":"0644"`, `"size":14,"object":0,"offset":0`, "J-4"),
+		edit("unknown-field", "a field that the format does not have", "files[0].link: unknown field",
+			`"mode":"0644"},{"path":"tok`, `"mode":"0644","link":"x"},{"path":"tok`, "J-3"),
+		edit("duplicate-field", "a file with two paths", "files[0].path: duplicate field", `"path":"config.json"`,
+			`"path":"config.json","path":"/etc/passwd"`, "J-2"),
+		edit("absent-field", "a file without a mode", `no field "mode"`, `"size":14,"object":0,"offset":0,"mode":"0644"`,
+			`"size":14,"object":0,"offset":0`, "J-4"),
 		edit("trailing", "a brace too many", "behind the end", `"mode":"0644"}]}`, `"mode":"0644"}]}}`, "J-6"),
 		edit("created", "a date that is none", "created", `"2026-11-22T10:00:00Z"`, `"yesterday"`, "M-11"),
 		whole("empty", "no JSON in the manifest", "not an object", until("", " "), "J-1"),
 		whole("no-files", "a model without files", "0 files", until(`"objects"`, `"objects":[],"files":[]}`), "M-4"),
-		whole("deep", "ten thousand brackets", "objects[0]: not an object", until(`"objects"`, `"objects":`+strings.Repeat("[", 10000)), "J-4"),
+		whole("deep", "ten thousand brackets", "objects[0]: not an object", until(`"objects"`,
+			`"objects":`+strings.Repeat("[", 10000)), "J-4"),
 		edit("objects-without-files", "more objects than files", "4 objects, more than files", `"objects":[`,
 			`"objects":[`+strings.Repeat(`{"name":"data/00009","size":0,"header":"`+strings.Repeat("A", 75)+`"},`, 3), "M-4"),
 		edit("object-name", "an object outside data/", "the name is not", `"data/00000"`, `"../00000"`, "M-5"),
 		edit("object-name-letters", "an object name with letters", "the name is not", `"data/00000"`, `"data/config"`, "M-5"),
 		edit("object-size-negative", "an object of negative size", "negative", `"size":354`, `"size":-354`, "M-6"),
 		whole("header-short", "a header of 55 bytes", "header", set("header", `"`+strings.Repeat("A", 74)+`"`), "J-8"),
-		edit("file-object", "a file in an object that is not there", "object 1 of 1", `"size":14,"object":0`, `"size":14,"object":1`, "M-7"),
-		edit("file-object-negative", "a file in object -1", "object -1 of 1", `"size":14,"object":0`, `"size":14,"object":-1`, "M-7"),
+		edit("file-object", "a file in an object that is not there", "object 1 of 1", `"size":14,"object":0`,
+			`"size":14,"object":1`, "M-7"),
+		edit("file-object-negative", "a file in object -1", "object -1 of 1", `"size":14,"object":0`,
+			`"size":14,"object":-1`, "M-7"),
 		edit("file-beyond", "a file that ends behind its object", "not inside its object", `"size":300`, `"size":301`, "M-7"),
-		edit("file-size-max", "a file whose offset and size overflow when added", "not inside its object", `"size":300`, `"size":9223372036854775807`, "M-7"),
+		edit("file-size-max", "a file whose offset and size overflow when added", "not inside its object", `"size":300`,
+			`"size":9223372036854775807`, "M-7"),
 		edit("file-offset-negative", "a negative offset", "not inside its object", `"offset":0`, `"offset":-1`, "M-7"),
-		edit("gap", "a byte that no file has", "begins at 15, not at 14", `"size":40,"object":0,"offset":14`, `"size":39,"object":0,"offset":15`, "M-8"),
-		edit("overlap", "a byte that two files have", "begins at 13, not at 14", `"size":40,"object":0,"offset":14`, `"size":41,"object":0,"offset":13`, "M-8"),
+		edit("gap", "a byte that no file has", "begins at 15, not at 14", `"size":40,"object":0,"offset":14`,
+			`"size":39,"object":0,"offset":15`, "M-8"),
+		edit("overlap", "a byte that two files have", "begins at 13, not at 14", `"size":40,"object":0,"offset":14`,
+			`"size":41,"object":0,"offset":13`, "M-8"),
 		edit("tail", "bytes behind the last file", "cover 353 of 354 bytes", `"size":300`, `"size":299`, "M-8"),
 		edit("empty-file-inside", "an empty file inside another file", "begins at 10, not at 14", `"files":[`,
 			`"files":[{"path":"inside","size":0,"object":0,"offset":10,"mode":"0644"},`, "M-8"),
 		edit("mode", "a mode in another notation", "mode", `"offset":0,"mode":"0644"`, `"offset":0,"mode":"rw-r"`, "M-9"),
-		edit("sha256", "a digest in capitals", "sha256", `"offset":0,"mode":"0644"`, `"offset":0,"mode":"0644","sha256":"`+strings.Repeat("A", 64)+`"`, "M-10"),
-		whole("model-size", "files and objects agree on another size than the envelope", "the envelope says 354", func(t *testing.T, s string) string {
-			return swap(`"size":300`, `"size":301`)(t, swap(`"size":354`, `"size":355`)(t, s))
-		}, "M-12"),
+		edit("sha256", "a digest in capitals", "sha256", `"offset":0,"mode":"0644"`,
+			`"offset":0,"mode":"0644","sha256":"`+strings.Repeat("A", 64)+`"`, "M-10"),
+		whole("model-size", "files and objects agree on another size than the envelope", "the envelope says 354",
+			func(t *testing.T, s string) string {
+				return swap(`"size":300`, `"size":301`)(t, swap(`"size":354`, `"size":355`)(t, s))
+			}, "M-12"),
 		path("climbs", "a path that leaves the destination", `element ".."`, "../config.json", "P-4"),
 		path("climbs-inside", "a path that climbs further in", `element ".."`, "a/../config.json", "P-4"),
 		path("dot", "a path with a . element", `element "."`, "./config.json", "P-4"),
@@ -366,7 +426,8 @@ func manifestCases() []vectorCase {
 		path("escape-sequence", "a path that writes on terminals", "control character", `a\u001b[2J`, "P-3"),
 		path("backslash", "a path with a backslash", "backslash", `a\\b`, "P-3"),
 		path("decomposed", "a path that is not in NFC", "NFC", "e\u0301", "P-2"),
-		path("staging", "a path that meddles with the loader's directories", "the loader's own", ".sealfetch-x/config.json", "P-5"),
+		path("staging", "a path that meddles with the loader's directories", "the loader's own", ".sealfetch-x/config.json",
+			"P-5"),
 		path("twice", "a path twice", "comes twice", "weights.bin", "P-6"),
 		path("file-and-directory", "a path that is a directory of another", "is a directory of", "tokenizer", "P-6"),
 	}
@@ -407,26 +468,31 @@ func signatureCases(g *generator) []vectorCase {
 	}
 	rewrapped := signed(g.ed25519)
 	rewrapped.editEnvelope = swap(`"wraps": [`, `"wraps": [{"type": "kbs", "resource": "kbs:///models/tiny-lm/v3"},`)
-	lax := good("ok-signed-unknown-field", "DSSE has consumers ignore fields that they do not know, and take URL-safe base64",
+	lax := good("ok-signed-unknown-field",
+		"DSSE has consumers ignore fields that they do not know, and take URL-safe base64",
 		[]string{"ed25519.pem"}, signed(g.ed25519))
 	lax.tamper = func(_ *testing.T, o objects) {
 		s := strings.Replace(string(o[model.SignatureName]), `{`, `{"note": null,`, 1)
-		o[model.SignatureName] = []byte(strings.NewReplacer("+", "-", "/", "_", model.PayloadType, model.PayloadType).Replace(s))
+		o[model.SignatureName] = []byte(strings.NewReplacer("+", "-", "/", "_", model.PayloadType,
+			model.PayloadType).Replace(s))
 	}
 	lax.Rules = rules("S-2")
 	otherVersion := func(t *testing.T, s string) string { return swap(`"version":3`, `"version":2`)(t, s) }
 	return []vectorCase{
 		good("ok-signed-ed25519", "signed with Ed25519", []string{"ed25519.pem"}, signed(g.ed25519)),
 		good("ok-signed-p256", "signed with ECDSA P-256", []string{"p256.pem"}, signed(g.p256)),
-		good("ok-signed-by-one-of-two", "one signature by a trusted key suffices", []string{"p256.pem", "ed25519.pem"}, signed(g.stranger, g.p256)),
+		good("ok-signed-by-one-of-two", "one signature by a trusted key suffices", []string{"p256.pem", "ed25519.pem"},
+			signed(g.stranger, g.p256)),
 		good("ok-signed-rewrapped", "rotation of the wraps leaves the signature good", []string{"ed25519.pem"}, rewrapped),
 		lax,
 		bad("missing", "a signature is demanded and none is there", "no signature", unsigned, nil, "S-1"),
 		bad("stranger", "signed by a key that is not trusted", "no signature is by a trusted key", stranger, nil, "S-3"),
-		bad("manifest-replaced", "the manifest is not the one that was signed", "not what is published", signed(g.ed25519), func(t *testing.T, o objects) {
-			o[model.ManifestName][100] ^= 1
-		}, "S-4"),
-		edit("bit", "one bit of the signature is flipped", "no signature is by a trusted key", `"sig": "`, `"sig": "AAAA`, "S-3"),
+		bad("manifest-replaced", "the manifest is not the one that was signed", "not what is published", signed(g.ed25519),
+			func(t *testing.T, o objects) {
+				o[model.ManifestName][100] ^= 1
+			}, "S-4"),
+		edit("bit", "one bit of the signature is flipped", "no signature is by a trusted key", `"sig": "`, `"sig": "AAAA`,
+			"S-3"),
 		edit("type", "another payload type", "payload type", model.PayloadType, "application/vnd.in-toto+json", "S-2"),
 		edit("no-json", "no JSON", "invalid", `{`+"\n  \"payload\"", `[`+"\n  \"payload\"", "S-2"),
 		bad("none", "an envelope without signatures", "0 signatures", signed(g.ed25519), func(t *testing.T, o objects) {
@@ -435,16 +501,21 @@ func signatureCases(g *generator) []vectorCase {
 		}, "S-2"),
 		bad("many", "17 signatures", "17 signatures", signed(g.ed25519), func(t *testing.T, o objects) {
 			before, _, _ := strings.Cut(string(o[model.SignatureName]), `"signatures"`)
-			o[model.SignatureName] = []byte(before + `"signatures": [` + strings.Repeat(`{"sig": "AAAA"},`, 16) + `{"sig": "AAAA"}]}`)
+			o[model.SignatureName] = []byte(before + `"signatures": [` + strings.Repeat(`{"sig": "AAAA"},`,
+				16) + `{"sig": "AAAA"}]}`)
 		}, "S-2"),
 		bad("too-large", "more than 64 KiB", "more than 65536 bytes", signed(g.ed25519), func(t *testing.T, o objects) {
 			o[model.SignatureName] = append(o[model.SignatureName], bytes.Repeat([]byte(" "), model.MaxSignatureSize)...)
 		}, "S-2"),
 		resigned("other-version", "a trusted signature of another version", "not what is published", otherVersion, "S-4"),
-		resigned("payload-field", "a signed statement with a field too many", "unknown field", swap(`{"format"`, `{"note":"x","format"`), "S-4"),
-		resigned("payload-duplicate", "a signed statement that says two things", "duplicate field", swap(`"version":3`, `"version":2,"version":3`), "S-4"),
-		late(bad("no-digests", "the signed manifest has no digests of its files", "has no sha256", noDigests, nil, "S-5"), 12),
-		late(bad("forged-content", "somebody who holds the key sealed other content under the signed manifest", "is not what was signed", forged, nil, "S-5"), 16),
+		resigned("payload-field", "a signed statement with a field too many", "unknown field", swap(`{"format"`,
+			`{"note":"x","format"`), "S-4"),
+		resigned("payload-duplicate", "a signed statement that says two things", "duplicate field", swap(`"version":3`,
+			`"version":2,"version":3`), "S-4"),
+		late(bad("no-digests", "the signed manifest has no digests of its files", "has no sha256", noDigests, nil, "S-5"),
+			12),
+		late(bad("forged-content", "somebody who holds the key sealed other content under the signed manifest",
+			"is not what was signed", forged, nil, "S-5"), 16),
 	}
 }
 

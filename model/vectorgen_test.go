@@ -44,7 +44,8 @@ func TestUpdateVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := newGenerator(t)
-	for _, c := range slices.Concat(goodCases(g), dataCases(g), keyCases(g), envelopeCases(), manifestCases(), signatureCases(g)) {
+	for _, c := range slices.Concat(goodCases(g), dataCases(g), keyCases(g), envelopeCases(), manifestCases(),
+		signatureCases(g)) {
 		g.write(c)
 	}
 }
@@ -133,9 +134,11 @@ func seed(t *testing.T, name string) {
 
 func (g *generator) writeKeys() {
 	dir := filepath.Join(vectorsDir, "keys")
-	kek := map[string]string{"kty": "oct", "kid": kekID, "alg": "A256KW", "use": "enc", "k": base64.RawURLEncoding.EncodeToString(g.kek)}
+	kek := map[string]string{"kty": "oct", "kid": kekID, "alg": "A256KW", "use": "enc",
+		"k": base64.RawURLEncoding.EncodeToString(g.kek)}
 	writeFile(g.t, dir, "kek.json", marshalIndent(g.t, kek))
-	for name, key := range map[string]crypto.Signer{"ed25519.pem": g.ed25519, "p256.pem": g.p256, "stranger.pem": g.stranger} {
+	for name, key := range map[string]crypto.Signer{"ed25519.pem": g.ed25519, "p256.pem": g.p256,
+		"stranger.pem": g.stranger} {
 		der, err := x509.MarshalPKIXPublicKey(key.Public())
 		if err != nil {
 			g.t.Fatal(err)
@@ -301,7 +304,8 @@ func (g *generator) sealManifest(p publication, m *model.Manifest) []byte {
 	if p.editManifest != nil {
 		text = []byte(p.editManifest(g.t, string(text)))
 	}
-	id := string(binary.BigEndian.AppendUint16(nil, uint16(len(p.model)))) + p.model + string(binary.BigEndian.AppendUint64(nil, p.version))
+	id := string(binary.BigEndian.AppendUint16(nil,
+		uint16(len(p.model)))) + p.model + string(binary.BigEndian.AppendUint64(nil, p.version))
 	key, err := decrypt.DeriveKey(takeKey(g.t, p.mdk), []byte("sealfetch/v1\x00manifest\x00\x00\x0fcobblestone-256"+id))
 	if err != nil {
 		g.t.Fatal(err)
@@ -316,7 +320,8 @@ func (g *generator) sealManifest(p publication, m *model.Manifest) []byte {
 
 func (g *generator) wrap(p publication) model.Wrap {
 	options := (&jose.EncrypterOptions{}).WithHeader("model", p.model).WithHeader("version", p.version)
-	encrypter, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.A256KW, Key: g.kek, KeyID: kekID}, options)
+	encrypter, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.A256KW, Key: g.kek, KeyID: kekID},
+		options)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -403,7 +408,8 @@ func small() publication {
 // pair has two files of the same size in two objects of two chunks each.
 func pair() publication {
 	const size = decrypt.ChunkSize + 100
-	return publication{model: "acme/tiny-lm", version: 3, apart: true, files: []content{file("a.bin", size), file("b.bin", size)}}
+	return publication{model: "acme/tiny-lm", version: 3, apart: true, files: []content{file("a.bin", size),
+		file("b.bin", size)}}
 }
 
 // chunks has one file of three chunks: two full ones and one of a hundred bytes.

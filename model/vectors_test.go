@@ -273,7 +273,8 @@ func (r *reader) readFiles(keys *model.Keys, m *model.Manifest, plan *model.Plan
 	return out, nil
 }
 
-func (r *reader) readPart(keys *model.Keys, m *model.Manifest, plan *model.Plan, part model.Part, files map[int][]byte) error {
+func (r *reader) readPart(keys *model.Keys, m *model.Manifest, plan *model.Plan, part model.Part,
+	files map[int][]byte) error {
 	o := m.Objects[part.Object]
 	object, err := r.read(o.Name)
 	if err != nil {

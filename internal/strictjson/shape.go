@@ -22,7 +22,8 @@ const (
 	boolean
 )
 
-var kindNames = [...]string{"an object", "an object", "an array", "a string", "a string", "an integer", "a number", "a boolean"}
+var kindNames = [...]string{"an object", "an object", "an array", "a string", "a string", "an integer", "a number",
+	"a boolean"}
 
 // shape is a Go type as the decoder sees it.
 type shape struct {

@@ -1,12 +1,12 @@
 // Package strictjson decodes JSON of which every byte may be hostile.
 //
-// Two readers of one document must not see two different things in it. encoding/json lets them: it takes the last of two
-// equal keys, folds the case of names, reads null as "leave it", and replaces what is not UTF-8. Unmarshal refuses all of
-// these, besides unknown fields, absent ones, trailing bytes, and numbers that are not plain integers where integers are
-// meant.
+// Two readers of one document must not see two different things in it. encoding/json lets them: it takes the last of
+// two equal keys, folds the case of names, reads null as "leave it", and replaces what is not UTF-8. Unmarshal refuses
+// all of these, besides unknown fields, absent ones, trailing bytes, and numbers that are not plain integers where
+// integers are meant.
 //
-// It is one pass, directed by the Go type. Nothing is made for an element before the one in front of it is complete and
-// right, so that a document of ten million empty elements fails at its first; depth is that of the type.
+// It is one pass, directed by the Go type. Nothing is made for an element before the one in front of it is complete
+// and right, so that a document of ten million empty elements fails at its first; depth is that of the type.
 package strictjson
 
 import (
@@ -22,8 +22,9 @@ import (
 	"unicode/utf8"
 )
 
-// Unmarshal decodes data into what v points to, which is zero before. Struct fields are required unless tagged omitempty
-// or omitzero; such an optional field, if present, is not the empty string. After an error, nothing in v is to be used.
+// Unmarshal decodes data into what v points to, which is zero before. Struct fields are required unless tagged
+// omitempty or omitzero; such an optional field, if present, is not the empty string. After an error, nothing in v is
+// to be used.
 //
 // It supports structs without embedding, slices, maps with string keys, strings, integers, floats, booleans, pointers
 // and implementations of encoding.TextUnmarshaler. Other types are an error for every document.

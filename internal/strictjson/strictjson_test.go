@@ -127,7 +127,8 @@ func TestTypesThatCannotBeChecked(t *testing.T) {
 	type nested struct {
 		X embedded `json:"x"`
 	}
-	for _, v := range []any{nil, document{}, (*document)(nil), new(any), new(map[int]string), new(recursive), new(untagged), new([]any),
+	for _, v := range []any{nil, document{}, (*document)(nil), new(any), new(map[int]string), new(recursive),
+		new(untagged), new([]any),
 		new(embedded), new(nested)} {
 		if err := strictjson.Unmarshal([]byte(`{}`), v); err == nil {
 			t.Errorf("%T: no error", v)
