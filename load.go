@@ -105,6 +105,9 @@ func (l *loading) openTargets() (err error) {
 		if m.target, err = target.Open(m.dir, l.job.Destination); err != nil {
 			return err
 		}
+		if m.target.MaySwap() {
+			m.reader.warn("plaintext may be swapped to disk: mount the destination with noswap, or turn swap off", "dir", m.dir)
+		}
 		if m.wantsAll() { // else only the manifest knows how much is wanted
 			claims = append(claims, target.Claim{Target: m.target, Need: target.Need{Bytes: m.envelope.ModelSize, Files: 1}})
 		}
@@ -138,7 +141,7 @@ func (l *loading) stream(ctx context.Context) error {
 		}
 		sinks[i] = w
 	}
-	return stream(ctx, l.models, sinks, l.job.Reader.Limits, l.job.Progress)
+	return stream(ctx, l.models, sinks, false, l.job.Reader.Limits, l.job.Progress)
 }
 
 func (l *loading) commit() error {
