@@ -157,15 +157,17 @@ func (s *session) hmac(value []byte, parts ...[]byte) []byte {
 // startAuthSession is TPM2_StartAuthSession for HMAC sessions, unbound, salted or not, without parameter encryption.
 func startAuthSession(t *TPM, c *call) ([]uint32, []byte, tpm2.TPMRC) {
 	nonceCaller, encryptedSalt := c.params.sized(), c.params.sized()
-	kind, symmetric, alg := c.params.u8(), c.params.u16(), tpm2.TPMIAlgHash(c.params.u16())
+	kind := tpm2.TPMSE(c.params.u8())
+	if symmetric := tpm2.TPMAlgID(c.params.u16()); symmetric != tpm2.TPMAlgNull {
+		return nil, nil, inParameter(tpm2.TPMRCSymmetric, 4)
+	}
+	alg := tpm2.TPMIAlgHash(c.params.u16())
 	h, err := alg.Hash()
 	switch {
 	case t.opts.NoSessions:
 		return nil, nil, tpm2.TPMRCSessionMemory
-	case c.params.bad || tpm2.TPMSE(kind) != tpm2.TPMSEHMAC || err != nil:
+	case c.params.bad || kind != tpm2.TPMSEHMAC || err != nil:
 		return nil, nil, inParameter(tpm2.TPMRCValue, 3)
-	case tpm2.TPMAlgID(symmetric) != tpm2.TPMAlgNull:
-		return nil, nil, inParameter(tpm2.TPMRCSymmetric, 4)
 	case tpm2.TPMHandle(c.handles[1]) != tpm2.TPMRHNull:
 		return nil, nil, inHandle(tpm2.TPMRCHandle, 2)
 	case len(nonceCaller) < 16 || len(nonceCaller) > h.Size():
