@@ -17,14 +17,22 @@ const (
 	windowChunks = 16
 	// WindowSize is the buffer of one connection, in bytes.
 	WindowSize = windowChunks * decrypt.SealedChunkSize
-	// usualPart is the plaintext of one ranged read: large enough that requests cost nothing, small enough to share out.
-	usualPart = 16 << 20
-	// mostParts bounds the plan of an enormous model: its parts grow instead.
-	mostParts = 1 << 16
+	// leastPart and mostPart bound what one ranged read brings: little enough that a small model keeps many connections
+	// busy, much enough that the time to an answer's first byte does not count.
+	leastPart = 32 * WindowSize
+	mostPart  = 256 * WindowSize
+	// usualParts are planned for a model where those bounds let them be, two for each of the first connections: near
+	// the end, parts are shared out further (see fetch.Plan).
+	usualParts = 32
+	// manyParts bounds the plan of an enormous model: its parts grow instead.
+	manyParts = 1 << 16
 )
 
-// partSize is how much plaintext one ranged read brings, for a model of total bytes.
-func partSize(total int64) int64 { return max(usualPart, total/mostParts) }
+// partSize is how many bytes one ranged read brings, for a model of total bytes: whole windows.
+func partSize(total int64) int64 {
+	size := max(leastPart, min(total/usualParts, mostPart), total/manyParts)
+	return (size + WindowSize - 1) / WindowSize * WindowSize
+}
 
 // Progress counts what a load has done. It may be read while the load runs.
 type Progress struct {
@@ -37,14 +45,15 @@ type Progress struct {
 // sink takes authentic plaintext.
 type sink interface {
 	// accept takes one window, chunk by chunk, which begins at offset of an object's plaintext. The chunks are the
-	// caller's again after the call. It is called from several connections at once, in order within a part.
+	// caller's again after the call. It is called from several connections at once, in order within a part if that was
+	// asked for.
 	accept(ctx context.Context, object int, offset int64, chunks [][]byte) error
 }
 
 // stream reads the planned parts of all models over one budget of connections and gives what is authentic to the sinks,
-// one for each model.
-func stream(ctx context.Context, models []*sealed, sinks []sink, limits fetch.Limits, progress *Progress) error {
-	plan := fetch.Plan{Window: WindowSize}
+// one for each model. Where they want each part in order, it stays on one connection.
+func stream(ctx context.Context, models []*sealed, sinks []sink, ordered bool, limits fetch.Limits, progress *Progress) error {
+	plan := fetch.Plan{Window: WindowSize, Ordered: ordered}
 	var split splitter
 	for i, m := range models {
 		first := len(plan.Objects)

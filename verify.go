@@ -27,7 +27,7 @@ func Verify(ctx context.Context, uri fetch.URI, reader Reader, progress *Progres
 			return m.loaded(), err
 		}
 	}
-	if err := stream(ctx, []*sealed{m}, []sink{v}, reader.Limits, progress); err != nil {
+	if err := stream(ctx, []*sealed{m}, []sink{v}, m.signed(), reader.Limits, progress); err != nil {
 		return m.loaded(), err
 	}
 	return m.loaded(), v.checkEmpty()

@@ -33,17 +33,22 @@ type Plan struct {
 	Objects []Object
 	Parts   []Part // in the order they are to be started
 	Window  int    // bytes that the sink is given at a time, counted from a part's start
+	// Ordered keeps each part on one connection at a time, so that its windows come in order. Otherwise a connection
+	// that has nothing left to do takes over from slower ones.
+	Ordered bool
 }
 
 // Sink takes what arrives. Window is called from several goroutines at once, never twice for the same bytes, and in
-// order within a part. It owns p until it returns and may scribble on it. An error ends the stream.
+// order within a part where the plan says so. It owns p until it returns and may scribble on it. An error ends the
+// stream.
 type Sink interface {
 	Window(ctx context.Context, object int, off int64, p []byte) error
 }
 
 // Limits bound a stream: its memory is Connections x Plan.Window, whatever the models' size.
 type Limits struct {
-	Connections int
+	Connections int // at most
+	Start       int // to begin with; more are added while that brings more throughput. 0 = Connections
 	Retry       Retry
 }
 
@@ -56,12 +61,17 @@ type Progress struct {
 // Stream reads every part of the plan and gives its bytes to the sink, over at most Limits.Connections connections.
 // The first error that a retry cannot mend ends everything; when Stream returns, no call to the sink is under way.
 func Stream(ctx context.Context, plan Plan, sink Sink, limits Limits, progress *Progress) error {
-	s := &stream{plan: plan, sink: sink, retry: limits.Retry, progress: progress, pins: make([]pinned, len(plan.Objects))}
-	g, ctx := errgroup.WithContext(ctx)
-	for range min(limits.Connections, len(plan.Parts)) {
-		g.Go(func() error { return s.connection(ctx) })
+	s := &stream{plan: plan, sink: sink, retry: limits.Retry, progress: progress, board: newBoard(plan),
+		pins: make([]pinned, len(plan.Objects))}
+	if s.board.left.Load() == 0 {
+		return nil
 	}
-	return g.Wait()
+	s.group, ctx = errgroup.WithContext(ctx)
+	s.group.Go(func() error {
+		s.connect(ctx, limits)
+		return nil
+	})
+	return s.group.Wait()
 }
 
 type stream struct {
@@ -69,35 +79,44 @@ type stream struct {
 	sink     Sink
 	retry    Retry
 	progress *Progress
+	board    *board
 	pins     []pinned // one for each object
-	next     atomic.Int64
+	group    *errgroup.Group
 }
 
-// connection reads parts until none is left, all through one buffer.
+// connection reads parts until there is nothing left to do, all through one buffer.
 func (s *stream) connection(ctx context.Context) error {
-	buf := make([]byte, s.plan.Window)
-	for ctx.Err() == nil {
-		i := int(s.next.Add(1)) - 1
-		if i >= len(s.plan.Parts) {
-			return nil
+	var buf []byte
+	for {
+		r := s.board.take(ctx)
+		if r == nil {
+			return context.Cause(ctx)
 		}
-		if err := s.part(ctx, s.plan.Parts[i], buf); err != nil {
+		if buf == nil {
+			buf = make([]byte, s.plan.Window)
+		}
+		err := s.part(ctx, r, buf)
+		s.board.finished(r)
+		if err != nil {
 			return err
 		}
 	}
-	return context.Cause(ctx)
 }
 
-// part reads one part, however many requests that takes. A new request starts at the first byte the sink has not taken;
-// every window taken earns the full number of attempts again.
-func (s *stream) part(ctx context.Context, p Part, buf []byte) error {
+// part reads what it is given, or what is left of it while others take from its end, however many requests that takes.
+// A new request starts at the first byte the sink has not taken; every window taken earns the full number of attempts
+// again.
+func (s *stream) part(ctx context.Context, r *reading, buf []byte) error {
 	for attempt := 1; ; attempt++ {
-		took, err := s.request(ctx, p, buf)
-		p.Off, p.Len = p.Off+took, p.Len-took
+		from := r.position()
+		err := s.request(ctx, r, buf)
+		if r.isTaken() {
+			return nil
+		}
 		if err == nil || !fault.Is(err, fault.Transient) || ctx.Err() != nil {
 			return err
 		}
-		if took > 0 {
+		if r.position() > from {
 			attempt = 1
 		}
 		if attempt >= s.retry.Attempts {
@@ -110,32 +129,40 @@ func (s *stream) part(ctx context.Context, p Part, buf []byte) error {
 	}
 }
 
-// request asks for a part once and returns how many bytes of it the sink took.
-func (s *stream) request(ctx context.Context, p Part, buf []byte) (took int64, err error) {
+// request asks for a part once and gives the sink what it can.
+func (s *stream) request(ctx context.Context, r *reading, buf []byte) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watch := time.AfterFunc(s.retry.Stall, func() { cancel(errStalled) })
 	defer watch.Stop()
 
+	p := r.begin(cancel)
+	defer r.pause()
 	body, err := s.open(ctx, p)
 	if err != nil {
-		return 0, stalled(ctx, err)
+		return stalled(ctx, err)
 	}
 	defer body.Close()
-	for took < p.Len {
-		window := buf[:min(int64(len(buf)), p.Len-took)]
+	for {
+		off, n := r.claim(s.plan.Window)
+		if n == 0 {
+			return nil
+		}
 		watch.Reset(s.retry.Stall)
-		if _, err := io.ReadFull(body, window); err != nil {
-			return took, stalled(ctx, s.broken(ctx, p, took, err))
+		if _, err := io.ReadFull(body, buf[:n]); err != nil {
+			return stalled(ctx, s.broken(ctx, p.Object, off, err))
 		}
 		watch.Stop()
-		if err := s.sink.Window(ctx, p.Object, p.Off+took, window); err != nil {
-			return took, err
+		if !r.arrived() {
+			return errTaken
 		}
-		took += int64(len(window))
-		s.progress.Bytes.Add(int64(len(window)))
+		if err := s.sink.Window(ctx, p.Object, off, buf[:n]); err != nil {
+			return err
+		}
+		r.delivered()
+		s.progress.Bytes.Add(int64(n))
+		s.board.delivered(int64(n))
 	}
-	return took, nil
 }
 
 // open sends the request and holds the answer against the plan.
@@ -167,12 +194,12 @@ func (s *stream) check(body *Body, p Part, o Object) error {
 	return nil
 }
 
-func (s *stream) broken(ctx context.Context, p Part, took int64, err error) error {
+func (s *stream) broken(ctx context.Context, object int, off int64, err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	o := s.plan.Objects[p.Object]
-	return readError(ctx, err, "reading %s at %s from byte %d", o.Name, o.Source, p.Off+took)
+	o := s.plan.Objects[object]
+	return readError(ctx, err, "reading %s at %s from byte %d", o.Name, o.Source, off)
 }
 
 func changed(name string, src fmt.Stringer) error {

@@ -38,7 +38,7 @@ func (s *settings) readFlags() {
 	f.StringVar(&r.minVersion, "min-version", "", "lowest `N` the model's version may be")
 	f.StringVar(&r.mdkID, "mdk-id", "", "the `ID` the model's key must have, as `sealfetch seal` printed it")
 	s.attestFlags()
-	f.IntVar(&r.connections, "connections", 16, "connections over all models and files, 1 to 256")
+	f.IntVar(&r.connections, "connections", 0, "`N` connections over all models and files, 1 to 256; default 16, and up to 128 while more bring more")
 	r.memory = 64 << 20
 	f.Var(&r.memory, "memory", "`BYTES` of buffers over all files; each connection takes one of 257Ki")
 	f.DurationVar(&r.stall, "stall-timeout", defaultStallTimeout, "how long 256Ki may take before a connection is given up")
@@ -67,10 +67,20 @@ func (s *settings) reader(ctx context.Context) (_ sealfetch.Reader, wipe func(),
 		Warn: s.log.Warn}, wipe, nil
 }
 
+// Where --connections does not say how many, a load begins with the first number and may go up to the most.
+const (
+	firstConnections = 16
+	mostConnections  = 128
+)
+
 func (s *settings) limits() (fetch.Limits, error) {
 	r := s.reading
-	if err := s.checkConnections(r.connections); err != nil {
-		return fetch.Limits{}, err
+	connections, start := mostConnections, firstConnections
+	if r.connections != 0 {
+		if err := s.checkConnections(r.connections); err != nil {
+			return fetch.Limits{}, err
+		}
+		connections, start = r.connections, 0
 	}
 	if r.attempts < 1 || r.attempts > 100 {
 		return fetch.Limits{}, fault.New(fault.Usage, "1 to 100 make sense", "--attempts %d is out of bounds", r.attempts)
@@ -79,8 +89,8 @@ func (s *settings) limits() (fetch.Limits, error) {
 		return fetch.Limits{}, fault.New(fault.Usage, "give a time such as 30s", "--stall-timeout %v is out of bounds", r.stall)
 	}
 	return fetch.Limits{
-		Connections: max(1, min(r.connections, int(int64(r.memory)/sealfetch.WindowSize))),
-		Retry:       fetch.Retry{Attempts: r.attempts, Base: 200 * time.Millisecond, Cap: 20 * time.Second, Stall: r.stall},
+		Connections: max(1, min(connections, int(int64(r.memory)/sealfetch.WindowSize))), Start: start,
+		Retry: fetch.Retry{Attempts: r.attempts, Base: 200 * time.Millisecond, Cap: 20 * time.Second, Stall: r.stall},
 	}, nil
 }
 
