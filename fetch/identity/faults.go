@@ -32,13 +32,14 @@ type Op struct {
 }
 
 // Diagnose turns an error of an AWS service, or of the way to it, into one with a kind, a cause, the request's id and a
-// cure. The end of the context, nil, and errors that carry a kind already are returned as they are. The SDK's error
-// stays in the chain; what is printed is one line.
+// cure. The end of the context and nil are returned as they are, and errors that carry a kind already without the SDK's
+// wrappers. The SDK's error stays in the chain of a new one; what is printed is one line.
 func Diagnose(err error, op Op) error {
+	var f *fault.Error
 	switch {
-	case err == nil, classed(err):
-		return err
-	case errors.Is(err, context.Canceled):
+	case errors.As(err, &f) && wrappedBySDK(err):
+		return f
+	case err == nil, f != nil, errors.Is(err, context.Canceled):
 		return err
 	}
 	a := answerOf(err)
@@ -49,6 +50,11 @@ func Diagnose(err error, op Op) error {
 	fill := op.replacer(a)
 	said := &diagnosis{err: err, text: op.Action + on(op.Resource) + ": " + fill.Replace(r.cause) + " (" + a.String() + ")"}
 	return fault.New(r.kind, fill.Replace(r.cure), "%w", said)
+}
+
+func wrappedBySDK(err error) bool {
+	var op *smithy.OperationError
+	return errors.As(err, &op)
 }
 
 // classed reports whether an error carries a kind already.

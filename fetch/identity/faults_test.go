@@ -179,6 +179,10 @@ func TestDiagnoseWithoutAnswer(t *testing.T) {
 		t.Error("nil, classed errors and cancellation are not left alone")
 	}
 	op := Op{Action: "sts:AssumeRole", Resource: ownerRole}
+	wrapped := &smithy.OperationError{ServiceID: "S3", OperationName: "GetObject", Err: fmt.Errorf("get identity: %w", classed)}
+	if got := Diagnose(wrapped, op); got != classed {
+		t.Errorf("a step's own error keeps the SDK's wrappers: %v", got)
+	}
 	send := func(err error) error {
 		return &smithy.OperationError{ServiceID: "STS", OperationName: "AssumeRole", Err: &smithyhttp.RequestSendError{Err: err}}
 	}

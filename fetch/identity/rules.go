@@ -52,8 +52,9 @@ var rules = []rule{
 		cure: "check that something renews it (the kubelet does for projected tokens, not for Secrets) and that the clock of the " +
 			"node is right"},
 	{action: actionWebIdentity, codes: []string{"InvalidIdentityToken"}, kind: fault.Identity,
-		cause: "the token of issuer {iss} is not valid",
-		cure:  "check that the issuer's published keys are those it signs with, and that the token is an ID or projected token"},
+		cause: "the token is not valid: iss {iss}, sub {sub}, aud {aud}",
+		cure: "check that audience and issuer are registered in the role's account, that the issuer's published keys are those it signs " +
+			"with, and that the token is an ID or projected token"},
 	{action: actionWebIdentity, codes: []string{"IDPRejectedClaim"}, kind: fault.Identity,
 		cause: "the issuer {iss} rejects the token", cure: "check whether the token was revoked"},
 	{action: actionWebIdentity, codes: denied, kind: fault.Identity,
