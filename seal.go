@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,6 @@ type SealJob struct {
 	Limits   fetch.PublishLimits
 	Created  time.Time
 	Progress *SealProgress                    // may be nil
-	KeyOut   func(mdk *secret.Key) error      // nil, or keeps the key for a broker's administrator
 	Warn     func(message string, arg ...any) // nil = silent
 }
 
@@ -144,7 +144,7 @@ func (p *publication) end(ctx context.Context, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	for _, name := range p.put {
+	for _, name := range slices.Backward(p.put) { // the envelope first: a model in part must not be visible
 		if rest := p.job.Store.Remove(ctx, name); rest != nil && p.job.Warn != nil {
 			p.job.Warn("an object of the failed publication is still there", "object", name, "cause", rest.Error())
 		}
@@ -173,9 +173,6 @@ func (p *publication) wrapKey(ctx context.Context) error {
 			return err
 		}
 		p.envelope.Wraps = append(p.envelope.Wraps, model.Wrap(wrap))
-	}
-	if p.job.KeyOut != nil {
-		return p.job.KeyOut(p.mdk)
 	}
 	return nil
 }
@@ -254,9 +251,9 @@ func (p *publication) putEnvelope(ctx context.Context) error {
 }
 
 func (p *publication) create(ctx context.Context, name string, data []byte) error {
-	if err := p.job.Store.Create(ctx, name, data); err != nil {
-		return err
+	err := p.job.Store.Create(ctx, name, data)
+	if err == nil || fault.Of(err) == fault.Transient { // of trouble on the way it is not known whether it arrived
+		p.put = append(p.put, name)
 	}
-	p.put = append(p.put, name)
-	return nil
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"regexp"
 	"sync"
@@ -259,7 +260,7 @@ func (b *s3Bucket) Create(ctx context.Context, name string, data []byte) error {
 	_, err := client.PutObject(ctx, &s3.PutObjectInput{Bucket: b.bucket(), Key: b.key(name), Body: bytes.NewReader(data),
 		ContentLength: aws.Int64(int64(len(data))), IfNoneMatch: aws.String("*"),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
-	return b.created(ctx, name, region, err)
+	return b.created(ctx, name, region, data[:min(len(data), startSize)], err)
 }
 
 // Replace overwrites an object if its ETag is still the pin's.
@@ -274,20 +275,42 @@ func (b *s3Bucket) Replace(ctx context.Context, name string, data []byte, pin Pi
 	return nil
 }
 
-// created classes the error of a call that makes an object with If-None-Match: *.
-func (b *s3Bucket) created(ctx context.Context, name, region string, err error) error {
+// startSize is how much of an object tells whose it is: sealed objects begin with 24 random bytes, and the whole of an
+// envelope or a signature, which are made of a random key, is shorter.
+const startSize = 64 << 10
+
+// created classes the error of a call that makes an object with If-None-Match: *. An object that is there may be this
+// run's own: its first answer was lost, and the SDK's next attempt met it.
+func (b *s3Bucket) created(ctx context.Context, name, region string, start []byte, err error) error {
 	switch status(err) {
 	case 0:
 		if err == nil {
 			return nil
 		}
-	case http.StatusPreconditionFailed, http.StatusConflict:
-		return alreadyThere(name, b)
+	case http.StatusPreconditionFailed, http.StatusConflict, http.StatusNotFound: // 404: the upload is no longer under way
+		if b.startsWith(ctx, name, start) {
+			return nil
+		}
+		if status(err) != http.StatusNotFound {
+			return alreadyThere(name, b)
+		}
 	case http.StatusNotImplemented:
 		return fault.New(fault.Access, "publish to a store that knows If-None-Match, or to a directory",
 			"%s cannot promise not to overwrite a published version: it does not know If-None-Match", b)
 	}
 	return b.failed(ctx, "s3:PutObject", name, region, err)
+}
+
+// startsWith reports whether an object is there and begins with these bytes, which nobody else can have made.
+func (b *s3Bucket) startsWith(ctx context.Context, name string, start []byte) bool {
+	body, err := b.Get(ctx, Range{Name: name, Len: int64(len(start))})
+	if err != nil {
+		return false
+	}
+	defer body.Close()
+	there := make([]byte, len(start))
+	_, err = io.ReadFull(body, there)
+	return err == nil && bytes.Equal(there, start)
 }
 
 // status is the HTTP status of an error of the SDK, or 0.
@@ -326,11 +349,15 @@ type s3Upload struct {
 	bucket *s3Bucket
 	name   string
 	id     *string
+	start  []byte // of part 0, written by the one call that uploads it
 }
 
 // Part uploads part i, counted from 0.
 func (u *s3Upload) Part(ctx context.Context, i int, _ int64, data []byte) (string, error) {
 	b := u.bucket
+	if i == 0 {
+		u.start = bytes.Clone(data[:min(len(data), startSize)])
+	}
 	_, client, region := b.clients()
 	out, err := client.UploadPart(ctx, &s3.UploadPartInput{Bucket: b.bucket(), Key: b.key(u.name), UploadId: u.id,
 		PartNumber: aws.Int32(int32(i + 1)), Body: bytes.NewReader(data), ContentLength: aws.Int64(int64(len(data))),
@@ -352,7 +379,7 @@ func (u *s3Upload) Complete(ctx context.Context, etags []string) error {
 	_, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: b.bucket(), Key: b.key(u.name),
 		UploadId: u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}, IfNoneMatch: aws.String("*"),
 		ExpectedBucketOwner: b.owner, RequestPayer: b.payer})
-	return b.created(ctx, u.name, region, err)
+	return b.created(ctx, u.name, region, u.start, err)
 }
 
 // Abort drops the parts.
