@@ -46,7 +46,7 @@ const (
 )
 
 // hintPublisher is the cure where what was published cannot be read as a model.
-const hintPublisher = "compare with the publisher's copy: if that reads well, the store's was changed; if not, seal it again"
+const hintPublisher = "compare with the publisher's copy: if it reads well, the store's was changed; if not, seal again"
 
 // modelName is what a model may be called: elements of plain ASCII that begin with a letter, a digit or _ (E-4).
 var modelName = regexp.MustCompile(`^\w[\w.+@:-]*(/\w[\w.+@:-]*)*$`)

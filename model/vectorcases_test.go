@@ -25,7 +25,7 @@ const (
 func rules(r ...string) []string { return r }
 
 // goodCases are models that load.
-func goodCases(g *generator) []vectorCase {
+func goodCases() []vectorCase {
 	good := func(name, comment string, p publication, r ...string) vectorCase {
 		return vectorCase{name: name, vector: vector{Comment: comment, Rules: r}, build: p}
 	}
@@ -71,7 +71,7 @@ func goodCases(g *generator) []vectorCase {
 		{name: "ok-extra-objects", build: small(), tamper: extra,
 			vector: vector{Comment: "objects that the manifest does not name are ignored", Rules: rules("L-6")}},
 	}
-	return append(cases, selectionCases()...)
+	return cases
 }
 
 func selectionCases() []vectorCase {
@@ -96,7 +96,7 @@ func selectionCases() []vectorCase {
 }
 
 // dataCases are what a store does to data objects and the manifest's bytes.
-func dataCases(g *generator) []vectorCase {
+func dataCases() []vectorCase {
 	refused := func(name, comment, err string, build publication, tamper func(*testing.T, objects),
 		r ...string) vectorCase {
 		return vectorCase{name: name, build: build, tamper: tamper, vector: vector{Comment: comment, Rules: r, Expect: 16,
@@ -163,7 +163,7 @@ func dataCases(g *generator) []vectorCase {
 				o[model.ManifestName] = bytes.Repeat([]byte(" "), len(o[model.ManifestName]))
 			}, "C-3", "L-4"),
 	}
-	return append(cases, reusedKeyCases()...)
+	return cases
 }
 
 // reusedKeyCases are models whose publisher used one MDK twice, against K-1. Objects still do not move between them.
@@ -194,7 +194,7 @@ func reusedKeyCases() []vectorCase {
 }
 
 // keyCases are wrong keys, missing objects and pins.
-func keyCases(g *generator) []vectorCase {
+func keyCases() []vectorCase {
 	missing := func(name, object string, keyless bool) vectorCase {
 		return vectorCase{name: name, build: small(), tamper: func(_ *testing.T, o objects) { delete(o, object) },
 			vector: vector{Comment: object + " is missing", Rules: rules("L-4"), Expect: 11, Error: object, Keyless: keyless}}
@@ -211,10 +211,7 @@ func keyCases(g *generator) []vectorCase {
 	met := vectorCase{name: "ok-pins-met", build: small(), vector: vector{Comment: "exact and lowest version are met",
 		Rules: rules("L-2"), Pins: &vectorPins{Version: 3, MinVersion: 2}}}
 	header := small()
-	header.editManifest = func(t *testing.T, s string) string { // the first character of the header: six bits of salt
-		before, after, _ := strings.Cut(s, `"header":"`)
-		return before + `"header":"` + string('A'+(after[0]-'A'+1)%2) + after[1:]
-	}
+	header.editManifest = flipDigit(`"header":"`)
 	return []vectorCase{
 		met,
 		{name: "key-wrong", build: wrong,
@@ -237,290 +234,364 @@ func keyCases(g *generator) []vectorCase {
 	}
 }
 
-// envelopeCases are envelopes that are refused before a key is asked for.
+// envelopeCase is an envelope that is refused before a key is asked for.
+func envelopeCase(name, comment, err string, change edit, r ...string) vectorCase {
+	p := small()
+	p.editEnvelope = change
+	v := vector{Comment: comment, Rules: r, Expect: 12, Error: err, Keyless: true}
+	return vectorCase{name: "envelope-" + name, build: p, vector: v}
+}
+
 func envelopeCases() []vectorCase {
-	edit := func(name, comment, err, before, after string, r ...string) vectorCase {
-		p := small()
-		p.editEnvelope = swap(before, after)
-		v := vector{Comment: comment, Rules: r, Expect: 12, Error: err, Keyless: true}
-		return vectorCase{name: "envelope-" + name, build: p, vector: v}
+	return []vectorCase{
+		envelopeCase("format", "a format of the future",
+			"sealfetch/v2", swap(`"sealfetch/v1"`, `"sealfetch/v2"`), "E-2"),
+		envelopeCase("suite", "another suite",
+			"cobblestone-128", swap(`"cobblestone-256"`, `"cobblestone-128"`), "E-3"),
+		envelopeCase("version-zero", "version 0",
+			"version 0", swap(`"version": 3`, `"version": 0`), "E-5"),
+		envelopeCase("version-huge", "a version of 2^53",
+			"version 9007199254740992", swap(`"version": 3`, `"version": 9007199254740992`), "E-5"),
+		envelopeCase("version-negative", "a negative version",
+			"version", swap(`"version": 3`, `"version": -3`), "E-5"),
+		envelopeCase("model-empty", "a model without a name",
+			"model name", swap(`"acme/tiny-lm"`, `""`), "E-4"),
+		envelopeCase("model-dots", "a model name that climbs",
+			"model name", swap(`"acme/tiny-lm"`, `"acme/../tiny-lm"`), "E-4"),
+		envelopeCase("model-space", "a model name with a space",
+			"model name", swap(`"acme/tiny-lm"`, `"acme/tiny lm"`), "E-4"),
+		envelopeCase("model-long", "a model name of 257 bytes",
+			"model name", swap(`"acme/tiny-lm"`, `"`+strings.Repeat("m", 257)+`"`), "E-4"),
+		envelopeCase("mdk-id-short", "an mdk_id of 31 bytes",
+			"mdk_id", set("mdk_id", `"`+strings.Repeat("A", 42)+`"`), "E-6"),
+		envelopeCase("manifest-size", "a manifest of 16 MiB and one byte",
+			"manifest.size", set("size", fmt.Sprint(decrypt.SealedSize(model.MaxManifestSize+1))), "E-7", "M-1"),
+		envelopeCase("manifest-size-gap", "a size that no sealed object has",
+			"manifest.size", set("size", "71"), "E-7"),
+		envelopeCase("model-size-negative", "a negative model_size",
+			"model_size", set("model_size", "-1"), "E-8"),
+		envelopeCase("model-size-huge", "a model_size of 2^53",
+			"model_size", set("model_size", fmt.Sprint(1<<53)), "E-8"),
+		envelopeCase("model-size-overflow", "a model_size of 2^63",
+			"model_size", set("model_size", "9223372036854775808"), "E-8"),
+		envelopeCase("too-large", "white space up to 64 KiB and one byte",
+			"more than 65536 bytes", padTo(model.MaxEnvelopeSize+1), "E-1"),
 	}
-	whole := func(name, comment, err string, make func(*testing.T, string) string, r ...string) vectorCase {
-		c := edit(name, comment, err, "", "", r...)
-		c.build.editEnvelope = make
-		return c
+}
+
+func envelopeJSONCases() []vectorCase {
+	return []vectorCase{
+		envelopeCase("unknown-field", "a field that the format does not have",
+			"compress: unknown field", swap(`"suite"`, `"compress": true, "suite"`), "J-3"),
+		envelopeCase("duplicate-field", "a field twice, with two values",
+			"version: duplicate field", swap(`"version": 3`, `"version": 3, "version": 4`), "J-2"),
+		envelopeCase("case-of-field", "a field's name in capitals besides the field",
+			"VERSION: unknown field", swap(`"version": 3`, `"version": 3, "VERSION": 4`), "J-3"),
+		envelopeCase("escaped-field", "a field's name with an escape",
+			"unknown field", swap(`"version"`, `"versio\u006e"`), "J-3"),
+		envelopeCase("null", "null in place of a value",
+			"model: null", swap(`"acme/tiny-lm"`, `null`), "J-4"),
+		envelopeCase("absent-field", "a field is absent",
+			`no field "suite"`, swap(`"suite": "cobblestone-256",`, ``), "J-4"),
+		envelopeCase("empty-optional", "an optional field that is there but empty",
+			"wraps[0].resource: empty", swap(`"kid"`, `"resource": "", "kid"`), "J-4"),
+		envelopeCase("version-fraction", "a version with a fraction",
+			"version", swap(`"version": 3`, `"version": 3.0`), "J-5"),
+		envelopeCase("version-exponent", "a version with an exponent",
+			"version", swap(`"version": 3`, `"version": 3e0`), "J-5"),
+		envelopeCase("version-string", "a version in quotes",
+			"version: not an integer", swap(`"version": 3`, `"version": "3"`), "J-5"),
+		envelopeCase("mdk-id-not-canonical", "an mdk_id whose unused bits are not zero",
+			"mdk_id", set("mdk_id", `"`+strings.Repeat("A", 42)+`B"`), "J-8"),
+		envelopeCase("mdk-id-padded", "an mdk_id with padding",
+			"mdk_id", set("mdk_id", `"`+strings.Repeat("A", 43)+`="`), "J-8"),
+		envelopeCase("no-json", "no JSON at all",
+			"not an object", is("sealed"), "J-1"),
+		envelopeCase("empty", "an empty object",
+			"not an object", is(""), "J-1"),
+		envelopeCase("byte-order-mark", "a byte order mark in front",
+			"not an object", around("\ufeff", ""), "J-1"),
+		envelopeCase("not-utf8", "a byte that is not UTF-8",
+			"not UTF-8", swap(`tiny-lm`, "tiny-\xff"), "J-1"),
+		envelopeCase("half-surrogate", "half a surrogate pair",
+			"half a surrogate pair", swap(`tiny-lm`, `tiny-\ud800`), "J-7"),
+		envelopeCase("trailing", "a second document behind the first",
+			"behind the end", around("", "{}"), "J-6"),
 	}
-	is := func(s string) func(*testing.T, string) string { return func(*testing.T, string) string { return s } }
-	prefixed := func(prefix, suffix string) func(*testing.T, string) string {
-		return func(_ *testing.T, s string) string { return prefix + s + suffix }
-	}
+}
+
+func wrapCases() []vectorCase {
+	wraps := func(json string) edit { return until(`"wraps"`, `"wraps": `+json+"}") }
 	const kms = `"type": "aws-kms", "key": "arn:aws:kms:eu-central-1:111122223333:key/k", "ciphertext": `
-	wraps := func(json string) func(*testing.T, string) string {
-		return func(_ *testing.T, s string) string {
-			before, _, _ := strings.Cut(s, `"wraps"`)
-			return before + `"wraps": ` + json + "}"
-		}
-	}
 	return []vectorCase{
-		edit("format", "a format of the future", "sealfetch/v2", `"sealfetch/v1"`, `"sealfetch/v2"`, "E-2"),
-		edit("suite", "another suite", "cobblestone-128", `"cobblestone-256"`, `"cobblestone-128"`, "E-3"),
-		edit("unknown-field", "a field that the format does not have", "compress: unknown field", `"suite"`,
-			`"compress": true, "suite"`, "J-3"),
-		edit("duplicate-field", "a field twice, with two values", "version: duplicate field", `"version": 3`,
-			`"version": 3, "version": 4`, "J-2"),
-		edit("case-of-field", "a field's name in capitals besides the field", "VERSION: unknown field", `"version": 3`,
-			`"version": 3, "VERSION": 4`, "J-3"),
-		edit("escaped-field", "a field's name with an escape", "unknown field", `"version"`, `"versio\u006e"`, "J-3"),
-		edit("null", "null in place of a value", "model: null", `"acme/tiny-lm"`, `null`, "J-4"),
-		edit("absent-field", "a field is absent", `no field "suite"`, `"suite": "cobblestone-256",`, ``, "J-4"),
-		edit("empty-optional", "an optional field that is there but empty", "wraps[0].resource: empty", `"kid"`,
-			`"resource": "", "kid"`, "J-4"),
-		edit("version-fraction", "a version with a fraction", "version", `"version": 3`, `"version": 3.0`, "J-5"),
-		edit("version-exponent", "a version with an exponent", "version", `"version": 3`, `"version": 3e0`, "J-5"),
-		edit("version-string", "a version in quotes", "version: not an integer", `"version": 3`, `"version": "3"`, "J-5"),
-		edit("version-zero", "version 0", "version 0", `"version": 3`, `"version": 0`, "E-5"),
-		edit("version-huge", "a version of 2^53", "version 9007199254740992", `"version": 3`, `"version": 9007199254740992`,
-			"E-5"),
-		edit("version-negative", "a negative version", "version", `"version": 3`, `"version": -3`, "E-5"),
-		edit("model-empty", "a model without a name", "model name", `"acme/tiny-lm"`, `""`, "E-4"),
-		edit("model-dots", "a model name that climbs", "model name", `"acme/tiny-lm"`, `"acme/../tiny-lm"`, "E-4"),
-		edit("model-space", "a model name with a space", "model name", `"acme/tiny-lm"`, `"acme/tiny lm"`, "E-4"),
-		edit("model-long", "a model name of 257 bytes", "model name", `"acme/tiny-lm"`, `"`+strings.Repeat("m", 257)+`"`,
-			"E-4"),
-		whole("mdk-id-short", "an mdk_id of 31 bytes", "mdk_id", set("mdk_id", `"`+strings.Repeat("A", 42)+`"`), "E-6"),
-		whole("mdk-id-not-canonical", "an mdk_id whose unused bits are not zero", "mdk_id", set("mdk_id",
-			`"`+strings.Repeat("A", 42)+`B"`), "J-8"),
-		whole("mdk-id-padded", "an mdk_id with padding", "mdk_id", set("mdk_id", `"`+strings.Repeat("A", 43)+`="`), "J-8"),
-		whole("manifest-size", "a manifest of 16 MiB and one byte", "manifest.size",
-			set("size", fmt.Sprint(decrypt.SealedSize(model.MaxManifestSize+1))), "E-7", "M-1"),
-		whole("manifest-size-gap", "a size that no sealed object has", "manifest.size", set("size", "71"), "E-7"),
-		whole("model-size-negative", "a negative model_size", "model_size", set("model_size", "-1"), "E-8"),
-		whole("model-size-huge", "a model_size of 2^53", "model_size", set("model_size", fmt.Sprint(1<<53)), "E-8"),
-		whole("model-size-overflow", "a model_size of 2^63", "model_size", set("model_size", "9223372036854775808"), "E-8"),
-		whole("no-json", "no JSON at all", "not an object", is("sealed"), "J-1"),
-		whole("empty", "an empty object", "not an object", is(""), "J-1"),
-		whole("byte-order-mark", "a byte order mark in front", "not an object", prefixed("\ufeff", ""), "J-1"),
-		whole("not-utf8", "a byte that is not UTF-8", "not UTF-8", func(t *testing.T, s string) string {
-			return swap(`tiny-lm`, "tiny-\xff")(t, s)
-		}, "J-1"),
-		whole("half-surrogate", "half a surrogate pair", "half a surrogate pair", func(t *testing.T, s string) string {
-			return swap(`tiny-lm`, `tiny-\ud800`)(t, s)
-		}, "J-7"),
-		whole("trailing", "a second document behind the first", "behind the end", prefixed("", "{}"), "J-6"),
-		whole("too-large", "white space up to 64 KiB and one byte", "more than 65536 bytes", func(_ *testing.T,
-			s string) string {
-			return s + strings.Repeat(" ", model.MaxEnvelopeSize+1-len(s))
-		}, "E-1"),
-		whole("deep", "ten thousand brackets", "wraps[0]: not an object",
-			wraps(strings.Repeat("[", 10000)+strings.Repeat("]", 10000)), "J-4"),
-		whole("no-wraps", "no way in to the key", "0 wraps", wraps("[]"), "E-9"),
-		whole("many-wraps", "33 wraps", "33 wraps",
-			wraps("["+strings.Repeat(`{"type": "kbs", "resource": "kbs:///a/b/c"},`, 32)+
-				`{"type": "kbs", "resource": "kbs:///a/b/c"}]`), "E-9"),
-		whole("wrap-type", "a wrap of an unknown type", `type "rot13"`, wraps(`[{"type": "rot13", "key": "k"}]`), "E-10"),
-		whole("wrap-field-missing", "a KMS wrap without its ciphertext", "has key and ciphertext",
-			wraps(`[{"type": "aws-kms", "key": "k"}]`), "E-10"),
-		whole("wrap-foreign-field", "a KMS wrap with a JWE besides", "has key and ciphertext",
-			wraps(`[{`+kms+`"AAAA", "jwe": "e30"}]`), "E-10"),
-		whole("wrap-broker", "a KBS resource that names its broker", "has a resource",
-			wraps(`[{"type": "kbs", "resource": "kbs://evil.example/a/b/c"}]`), "E-10"),
-		whole("wrap-not-canonical", "a ciphertext whose unused bits are not zero", "canonical", wraps(`[{`+kms+`"AB"}]`),
-			"J-8"),
-		whole("wrap-newline", "a key id with a line break", "printable ASCII",
-			wraps(`[{"type": "jwe", "kid": "a\nb", "jwe": "e30"}]`), "E-10"),
+		envelopeCase("deep", "ten thousand brackets",
+			"wraps[0]: not an object", wraps(strings.Repeat("[", 10000)+strings.Repeat("]", 10000)), "J-4"),
+		envelopeCase("no-wraps", "no way in to the key",
+			"0 wraps", wraps("[]"), "E-9"),
+		envelopeCase("many-wraps", "33 wraps",
+			"33 wraps", wraps("["+strings.Repeat(`{"type": "kbs", "resource": "kbs:///a/b/c"},`,
+				32)+`{"type": "kbs", "resource": "kbs:///a/b/c"}]`), "E-9"),
+		envelopeCase("wrap-type", "a wrap of an unknown type",
+			`type "rot13"`, wraps(`[{"type": "rot13", "key": "k"}]`), "E-10"),
+		envelopeCase("wrap-field-missing", "a KMS wrap without its ciphertext",
+			"has key and ciphertext", wraps(`[{"type": "aws-kms", "key": "k"}]`), "E-10"),
+		envelopeCase("wrap-foreign-field", "a KMS wrap with a JWE besides",
+			"has key and ciphertext", wraps(`[{`+kms+`"AAAA", "jwe": "e30"}]`), "E-10"),
+		envelopeCase("wrap-broker", "a KBS resource that names its broker",
+			"has a resource", wraps(`[{"type": "kbs", "resource": "kbs://evil.example/a/b/c"}]`), "E-10"),
+		envelopeCase("wrap-not-canonical", "a ciphertext whose unused bits are not zero",
+			"canonical", wraps(`[{`+kms+`"AB"}]`), "J-8"),
+		envelopeCase("wrap-newline", "a key id with a line break",
+			"printable ASCII", wraps(`[{"type": "jwe", "kid": "a\nb", "jwe": "e30"}]`), "E-10"),
 	}
 }
 
-// manifestCases are manifests that are authentic under their key, and wrong.
+// manifestCase is a manifest that is authentic under its key, and wrong.
+func manifestCase(name, comment, err string, change edit, r ...string) vectorCase {
+	p := small()
+	p.editManifest = change
+	return vectorCase{name: "manifest-" + name, build: p, vector: vector{Comment: comment, Rules: r, Expect: 12,
+		Error: err}}
+}
+
 func manifestCases() []vectorCase {
-	edit := func(name, comment, err, before, after string, r ...string) vectorCase {
-		p := small()
-		p.editManifest = swap(before, after)
-		return vectorCase{name: "manifest-" + name, build: p, vector: vector{Comment: comment, Rules: r, Expect: 12,
-			Error: err}}
-	}
-	whole := func(name, comment, err string, make func(*testing.T, string) string, r ...string) vectorCase {
-		c := edit(name, comment, err, "", "", r...)
-		c.build.editManifest = make
-		return c
-	}
-	path := func(name, comment, err, json string, r ...string) vectorCase {
-		return edit("path-"+name, comment, err, `"config.json"`, `"`+json+`"`, r...)
-	}
-	until := func(key, tail string) func(*testing.T, string) string {
-		return func(_ *testing.T, s string) string {
-			before, _, _ := strings.Cut(s, key)
-			return before + tail
-		}
-	}
-	sizes := pair()
-	overflow := whole("size-overflow", "two objects whose sizes overflow when added", `size 9223372036854775807`,
-		func(_ *testing.T, s string) string {
-			return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100), fmt.Sprint(math.MaxInt64))
-		}, "M-6")
-	total := whole("total-overflow", "three objects that are within bounds each and not together", "too large",
-		func(_ *testing.T, s string) string {
-			return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100), fmt.Sprint(int64(decrypt.MaxPlainSize)))
-		}, "M-6")
-	twice := edit("object-twice", "two objects of one name", "comes twice", `"data/00001"`, `"data/00000"`, "M-5")
-	unused := edit("object-unused", "an object without files", "no file is in it", `"size":16484,"object":1,"offset":0`,
-		`"size":0,"object":0,"offset":16484`, "M-8")
-	overflow.build.files, total.build.files, twice.build.files, unused.build.files = sizes.files, append(sizes.files,
-		file("c.bin", chunkSize+100)), sizes.files, sizes.files
-	overflow.build.apart, total.build.apart, twice.build.apart, unused.build.apart = true, true, true, true
 	return []vectorCase{
-		overflow, total, twice, unused,
-		edit("format", "another format", "sealfetch/v2", `"sealfetch/v1"`, `"sealfetch/v2"`, "M-2"),
-		edit("other-model", "the manifest is of another model", "acme/other", `"acme/tiny-lm"`, `"acme/other"`, "M-3"),
-		edit("other-version", "the manifest is of another version", "version 2", `"version":3`, `"version":2`, "M-3"),
-		edit("unknown-field", "a field that the format does not have", "files[0].link: unknown field",
-			`"mode":"0644"},{"path":"tok`, `"mode":"0644","link":"x"},{"path":"tok`, "J-3"),
-		edit("duplicate-field", "a file with two paths", "files[0].path: duplicate field", `"path":"config.json"`,
-			`"path":"config.json","path":"/etc/passwd"`, "J-2"),
-		edit("absent-field", "a file without a mode", `no field "mode"`, `"size":14,"object":0,"offset":0,"mode":"0644"`,
-			`"size":14,"object":0,"offset":0`, "J-4"),
-		edit("trailing", "a brace too many", "behind the end", `"mode":"0644"}]}`, `"mode":"0644"}]}}`, "J-6"),
-		edit("created", "a date that is none", "created", `"2026-11-22T10:00:00Z"`, `"yesterday"`, "M-11"),
-		whole("empty", "no JSON in the manifest", "not an object", until("", " "), "J-1"),
-		whole("no-files", "a model without files", "0 files", until(`"objects"`, `"objects":[],"files":[]}`), "M-4"),
-		whole("deep", "ten thousand brackets", "objects[0]: not an object", until(`"objects"`,
-			`"objects":`+strings.Repeat("[", 10000)), "J-4"),
-		edit("objects-without-files", "more objects than files", "4 objects, more than files", `"objects":[`,
-			`"objects":[`+strings.Repeat(`{"name":"data/00009","size":0,"header":"`+strings.Repeat("A", 75)+`"},`, 3), "M-4"),
-		edit("object-name", "an object outside data/", "the name is not", `"data/00000"`, `"../00000"`, "M-5"),
-		edit("object-name-letters", "an object name with letters", "the name is not", `"data/00000"`, `"data/config"`, "M-5"),
-		edit("object-size-negative", "an object of negative size", "negative", `"size":354`, `"size":-354`, "M-6"),
-		whole("header-short", "a header of 55 bytes", "header", set("header", `"`+strings.Repeat("A", 74)+`"`), "J-8"),
-		edit("file-object", "a file in an object that is not there", "object 1 of 1", `"size":14,"object":0`,
-			`"size":14,"object":1`, "M-7"),
-		edit("file-object-negative", "a file in object -1", "object -1 of 1", `"size":14,"object":0`,
-			`"size":14,"object":-1`, "M-7"),
-		edit("file-beyond", "a file that ends behind its object", "not inside its object", `"size":300`, `"size":301`, "M-7"),
-		edit("file-size-max", "a file whose offset and size overflow when added", "not inside its object", `"size":300`,
-			`"size":9223372036854775807`, "M-7"),
-		edit("file-offset-negative", "a negative offset", "not inside its object", `"offset":0`, `"offset":-1`, "M-7"),
-		edit("gap", "a byte that no file has", "begins at 15, not at 14", `"size":40,"object":0,"offset":14`,
-			`"size":39,"object":0,"offset":15`, "M-8"),
-		edit("overlap", "a byte that two files have", "begins at 13, not at 14", `"size":40,"object":0,"offset":14`,
-			`"size":41,"object":0,"offset":13`, "M-8"),
-		edit("tail", "bytes behind the last file", "cover 353 of 354 bytes", `"size":300`, `"size":299`, "M-8"),
-		edit("empty-file-inside", "an empty file inside another file", "begins at 10, not at 14", `"files":[`,
-			`"files":[{"path":"inside","size":0,"object":0,"offset":10,"mode":"0644"},`, "M-8"),
-		edit("mode", "a mode in another notation", "mode", `"offset":0,"mode":"0644"`, `"offset":0,"mode":"rw-r"`, "M-9"),
-		edit("sha256", "a digest in capitals", "sha256", `"offset":0,"mode":"0644"`,
-			`"offset":0,"mode":"0644","sha256":"`+strings.Repeat("A", 64)+`"`, "M-10"),
-		whole("model-size", "files and objects agree on another size than the envelope", "the envelope says 354",
-			func(t *testing.T, s string) string {
-				return swap(`"size":300`, `"size":301`)(t, swap(`"size":354`, `"size":355`)(t, s))
-			}, "M-12"),
-		path("climbs", "a path that leaves the destination", `element ".."`, "../config.json", "P-4"),
-		path("climbs-inside", "a path that climbs further in", `element ".."`, "a/../config.json", "P-4"),
-		path("dot", "a path with a . element", `element "."`, "./config.json", "P-4"),
-		path("absolute", "an absolute path", `element ""`, "/config.json", "P-4"),
-		path("double-slash", "a path with an empty element", `element ""`, "a//config.json", "P-4"),
-		path("trailing-slash", "a path that ends with a slash", `element ""`, "config.json/", "P-4"),
-		path("empty", "an empty path", "0 bytes", "", "P-1"),
-		path("long", "a path of 1025 bytes", "1025 bytes", strings.Repeat("abcd/", 205), "P-1"),
-		path("long-element", "an element of 256 bytes", "255 bytes", strings.Repeat("a", 256), "P-4"),
-		path("nul", "a path with NUL", "control character", `a\u0000b`, "P-3"),
-		path("escape-sequence", "a path that writes on terminals", "control character", `a\u001b[2J`, "P-3"),
-		path("backslash", "a path with a backslash", "backslash", `a\\b`, "P-3"),
-		path("decomposed", "a path that is not in NFC", "NFC", "e\u0301", "P-2"),
-		path("staging", "a path that meddles with the loader's directories", "the loader's own", ".sealfetch-x/config.json",
-			"P-5"),
-		path("twice", "a path twice", "comes twice", "weights.bin", "P-6"),
-		path("file-and-directory", "a path that is a directory of another", "is a directory of", "tokenizer", "P-6"),
+		manifestCase("format", "another format",
+			"sealfetch/v2", swap(`"sealfetch/v1"`, `"sealfetch/v2"`), "M-2"),
+		manifestCase("other-model", "the manifest is of another model",
+			"acme/other", swap(`"acme/tiny-lm"`, `"acme/other"`), "M-3"),
+		manifestCase("other-version", "the manifest is of another version",
+			"version 2", swap(`"version":3`, `"version":2`), "M-3"),
+		manifestCase("created", "a date that is none",
+			"created", swap(`"2026-11-22T10:00:00Z"`, `"yesterday"`), "M-11"),
+		manifestCase("no-files", "a model without files",
+			"0 files", until(`"objects"`, `"objects":[],"files":[]}`), "M-4"),
+		manifestCase("objects-without-files", "more objects than files",
+			"4 objects, more than files", swap(`"objects":[`,
+				`"objects":[`+strings.Repeat(`{"name":"data/00009","size":0,"header":"`+strings.Repeat("A", 75)+`"},`, 3)), "M-4"),
+		manifestCase("object-name", "an object outside data/",
+			"the name is not", swap(`"data/00000"`, `"../00000"`), "M-5"),
+		manifestCase("object-name-letters", "an object name with letters",
+			"the name is not", swap(`"data/00000"`, `"data/config"`), "M-5"),
+		manifestCase("object-size-negative", "an object of negative size",
+			"negative", swap(`"size":354`, `"size":-354`), "M-6"),
+		manifestCase("file-object", "a file in an object that is not there",
+			"object 1 of 1", swap(`"size":14,"object":0`, `"size":14,"object":1`), "M-7"),
+		manifestCase("file-object-negative", "a file in object -1",
+			"object -1 of 1", swap(`"size":14,"object":0`, `"size":14,"object":-1`), "M-7"),
+		manifestCase("file-beyond", "a file that ends behind its object",
+			"not inside its object", swap(`"size":300`, `"size":301`), "M-7"),
+		manifestCase("file-size-max", "a file whose offset and size overflow when added",
+			"not inside its object", swap(`"size":300`, `"size":9223372036854775807`), "M-7"),
+		manifestCase("file-offset-negative", "a negative offset",
+			"not inside its object", swap(`"offset":0`, `"offset":-1`), "M-7"),
+		manifestCase("gap", "a byte that no file has",
+			"begins at 15, not at 14", swap(`"size":40,"object":0,"offset":14`, `"size":39,"object":0,"offset":15`), "M-8"),
+		manifestCase("overlap", "a byte that two files have",
+			"begins at 13, not at 14", swap(`"size":40,"object":0,"offset":14`, `"size":41,"object":0,"offset":13`), "M-8"),
+		manifestCase("tail", "bytes behind the last file",
+			"cover 353 of 354 bytes", swap(`"size":300`, `"size":299`), "M-8"),
+		manifestCase("empty-file-inside", "an empty file inside another file",
+			"begins at 10, not at 14", swap(`"files":[`,
+				`"files":[{"path":"inside","size":0,"object":0,"offset":10,"mode":"0644"},`), "M-8"),
+		manifestCase("mode", "a mode in another notation",
+			"mode", swap(`"offset":0,"mode":"0644"`, `"offset":0,"mode":"rw-r"`), "M-9"),
+		manifestCase("sha256", "a digest in capitals",
+			"sha256", swap(`"offset":0,"mode":"0644"`, `"offset":0,"mode":"0644","sha256":"`+strings.Repeat("A",
+				64)+`"`), "M-10"),
+		manifestCase("model-size", "files and objects agree on another size than the envelope",
+			"the envelope says 354", both(swap(`"size":300`, `"size":301`), swap(`"size":354`, `"size":355`)), "M-12"),
 	}
 }
 
-// signatureCases are signed models. In all of them a signature is demanded.
-func signatureCases(g *generator) []vectorCase {
-	signed := func(signers ...crypto.Signer) publication {
-		p := small()
-		p.signers = signers
-		return p
+func manifestJSONCases() []vectorCase {
+	return []vectorCase{
+		manifestCase("unknown-field", "a field that the format does not have",
+			"files[0].link: unknown field", swap(`"mode":"0644"},{"path":"tok`,
+				`"mode":"0644","link":"x"},{"path":"tok`), "J-3"),
+		manifestCase("duplicate-field", "a file with two paths",
+			"files[0].path: duplicate field", swap(`"path":"config.json"`, `"path":"config.json","path":"/etc/passwd"`), "J-2"),
+		manifestCase("absent-field", "a file without a mode",
+			`no field "mode"`, swap(`"size":14,"object":0,"offset":0,"mode":"0644"`, `"size":14,"object":0,"offset":0`), "J-4"),
+		manifestCase("trailing", "a brace too many",
+			"behind the end", swap(`"mode":"0644"}]}`, `"mode":"0644"}]}}`), "J-6"),
+		manifestCase("empty", "no JSON in the manifest",
+			"not an object", until("", " "), "J-1"),
+		manifestCase("deep", "ten thousand brackets",
+			"objects[0]: not an object", until(`"objects"`, `"objects":`+strings.Repeat("[", 10000)), "J-4"),
+		manifestCase("header-short", "a header of 55 bytes",
+			"header", set("header", `"`+strings.Repeat("A", 74)+`"`), "J-8"),
 	}
-	good := func(name, comment string, trust []string, p publication) vectorCase {
-		return vectorCase{name: name, build: p, vector: vector{Comment: comment, Rules: rules("S-1", "S-3"), Trust: trust}}
-	}
-	bad := func(name, comment, err string, p publication, tamper func(*testing.T, objects), r ...string) vectorCase {
-		v := vector{Comment: comment, Rules: r, Trust: []string{"ed25519.pem"}, Expect: 12, Error: err, Keyless: true}
-		return vectorCase{name: "signature-" + name, build: p, tamper: tamper, vector: v}
-	}
-	edit := func(name, comment, err, before, after string, r ...string) vectorCase {
-		return bad(name, comment, err, signed(g.ed25519), func(t *testing.T, o objects) {
-			o[model.SignatureName] = []byte(swap(before, after)(t, string(o[model.SignatureName])))
-		}, r...)
-	}
-	// resigned replaces the payload by one that says something else, with a signature that is good for it.
-	resigned := func(name, comment, err string, payload func(*testing.T, string) string, r ...string) vectorCase {
-		return bad(name, comment, err, signed(g.ed25519), func(t *testing.T, o objects) { resign(t, g, o, payload) }, r...)
-	}
-	unsigned := small()
-	stranger := signed(g.stranger)
-	noDigests := signed(g.ed25519)
-	noDigests.noDigests = true
-	forged := signed(g.ed25519)
-	forged.editObject = func(_ int, plaintext []byte) { plaintext[0] ^= 1 }
-	late := func(c vectorCase, expect int) vectorCase {
-		c.Keyless, c.Expect = false, expect
+}
+
+// objectCases are wrong manifests of two or three objects.
+func objectCases() []vectorCase {
+	case2 := func(name, comment, err string, change edit, r ...string) vectorCase {
+		c := manifestCase(name, comment, err, change, r...)
+		c.build.files, c.build.apart = pair().files, true
 		return c
+	}
+	everySize := func(size int64) edit {
+		return func(_ *testing.T, s string) string {
+			return strings.ReplaceAll(s, fmt.Sprint(chunkSize+100),
+				fmt.Sprint(size))
+		}
+	}
+	total := case2("total-overflow", "three objects that are within bounds each and not together",
+		"too large", everySize(decrypt.MaxPlainSize), "M-6")
+	total.build.files = append(total.build.files, file("c.bin", chunkSize+100))
+	return []vectorCase{
+		total,
+		case2("size-overflow", "two objects whose sizes overflow when added",
+			"size 9223372036854775807", everySize(math.MaxInt64), "M-6"),
+		case2("object-twice", "two objects of one name",
+			"comes twice", swap(`"data/00001"`, `"data/00000"`), "M-5"),
+		case2("object-unused", "an object without files",
+			"no file is in it", swap(`"size":16484,"object":1,"offset":0`, `"size":0,"object":0,"offset":16484`), "M-8"),
+	}
+}
+
+// pathCase is a manifest whose first file has another path, as JSON spells it.
+func pathCase(name, comment, err, path string, r ...string) vectorCase {
+	return manifestCase("path-"+name, comment, err, swap(`"config.json"`, `"`+path+`"`), r...)
+}
+
+func pathCases() []vectorCase {
+	return []vectorCase{
+		pathCase("climbs", "a path that leaves the destination",
+			`element ".."`, "../config.json", "P-4"),
+		pathCase("climbs-inside", "a path that climbs further in",
+			`element ".."`, "a/../config.json", "P-4"),
+		pathCase("dot", "a path with a . element",
+			`element "."`, "./config.json", "P-4"),
+		pathCase("absolute", "an absolute path",
+			`element ""`, "/config.json", "P-4"),
+		pathCase("double-slash", "a path with an empty element",
+			`element ""`, "a//config.json", "P-4"),
+		pathCase("trailing-slash", "a path that ends with a slash",
+			`element ""`, "config.json/", "P-4"),
+		pathCase("empty", "an empty path",
+			"0 bytes", "", "P-1"),
+		pathCase("long", "a path of 1025 bytes",
+			"1025 bytes", strings.Repeat("abcd/", 205), "P-1"),
+		pathCase("long-element", "an element of 256 bytes",
+			"255 bytes", strings.Repeat("a", 256), "P-4"),
+		pathCase("nul", "a path with NUL",
+			"control character", `a\u0000b`, "P-3"),
+		pathCase("escape-sequence", "a path that writes on terminals",
+			"control character", `a\u001b[2J`, "P-3"),
+		pathCase("backslash", "a path with a backslash",
+			"backslash", `a\\b`, "P-3"),
+		pathCase("decomposed", "a path that is not in NFC",
+			"NFC", "e\u0301", "P-2"),
+		pathCase("staging", "a path that meddles with the loader's directories",
+			"the loader's own", ".sealfetch-x/config.json", "P-5"),
+		pathCase("twice", "a path twice",
+			"comes twice", "weights.bin", "P-6"),
+		pathCase("file-and-directory", "a path that is a directory of another",
+			"is a directory of", "tokenizer", "P-6"),
+	}
+}
+
+// signed is a model that is signed by each of the signers.
+func signed(signers ...crypto.Signer) publication {
+	p := small()
+	p.signers = signers
+	return p
+}
+
+func goodSignatureCases(g *generator) []vectorCase {
+	good := func(name, comment string, p publication, trust ...string) vectorCase {
+		v := vector{Comment: comment, Rules: rules("S-1", "S-3"), Trust: trust}
+		return vectorCase{name: name, build: p, vector: v}
 	}
 	rewrapped := signed(g.ed25519)
 	rewrapped.editEnvelope = swap(`"wraps": [`, `"wraps": [{"type": "kbs", "resource": "kbs:///models/tiny-lm/v3"},`)
 	lax := good("ok-signed-unknown-field",
 		"DSSE has consumers ignore fields that they do not know, and take URL-safe base64",
-		[]string{"ed25519.pem"}, signed(g.ed25519))
-	lax.tamper = func(_ *testing.T, o objects) {
-		s := strings.Replace(string(o[model.SignatureName]), `{`, `{"note": null,`, 1)
-		o[model.SignatureName] = []byte(strings.NewReplacer("+", "-", "/", "_", model.PayloadType,
-			model.PayloadType).Replace(s))
-	}
+		signed(g.ed25519), "ed25519.pem")
 	lax.Rules = rules("S-2")
-	otherVersion := func(t *testing.T, s string) string { return swap(`"version":3`, `"version":2`)(t, s) }
+	lax.tamper = editSignature(func(t *testing.T, s string) string {
+		urlSafe := strings.NewReplacer(model.PayloadType, model.PayloadType, "+", "-", "/", "_")
+		return urlSafe.Replace(swap("{\n  \"payload\"", "{\n  \"note\": null,\n  \"payload\"")(t, s))
+	})
 	return []vectorCase{
-		good("ok-signed-ed25519", "signed with Ed25519", []string{"ed25519.pem"}, signed(g.ed25519)),
-		good("ok-signed-p256", "signed with ECDSA P-256", []string{"p256.pem"}, signed(g.p256)),
-		good("ok-signed-by-one-of-two", "one signature by a trusted key suffices", []string{"p256.pem", "ed25519.pem"},
-			signed(g.stranger, g.p256)),
-		good("ok-signed-rewrapped", "rotation of the wraps leaves the signature good", []string{"ed25519.pem"}, rewrapped),
+		good("ok-signed-ed25519", "signed with Ed25519", signed(g.ed25519), "ed25519.pem"),
+		good("ok-signed-p256", "signed with ECDSA P-256", signed(g.p256), "p256.pem"),
+		good("ok-signed-by-one-of-two", "one signature by a trusted key suffices", signed(g.stranger, g.p256), "p256.pem",
+			"ed25519.pem"),
+		good("ok-signed-rewrapped", "rotation of the wraps leaves the signature good", rewrapped, "ed25519.pem"),
 		lax,
-		bad("missing", "a signature is demanded and none is there", "no signature", unsigned, nil, "S-1"),
-		bad("stranger", "signed by a key that is not trusted", "no signature is by a trusted key", stranger, nil, "S-3"),
-		bad("manifest-replaced", "the manifest is not the one that was signed", "not what is published", signed(g.ed25519),
-			func(t *testing.T, o objects) {
-				o[model.ManifestName][100] ^= 1
-			}, "S-4"),
-		edit("bit", "one bit of the signature is flipped", "no signature is by a trusted key", `"sig": "`, `"sig": "AAAA`,
-			"S-3"),
-		edit("type", "another payload type", "payload type", model.PayloadType, "application/vnd.in-toto+json", "S-2"),
-		edit("no-json", "no JSON", "invalid", `{`+"\n  \"payload\"", `[`+"\n  \"payload\"", "S-2"),
-		bad("none", "an envelope without signatures", "0 signatures", signed(g.ed25519), func(t *testing.T, o objects) {
-			before, _, _ := strings.Cut(string(o[model.SignatureName]), `"signatures"`)
-			o[model.SignatureName] = []byte(before + `"signatures": []}`)
-		}, "S-2"),
-		bad("many", "17 signatures", "17 signatures", signed(g.ed25519), func(t *testing.T, o objects) {
-			before, _, _ := strings.Cut(string(o[model.SignatureName]), `"signatures"`)
-			o[model.SignatureName] = []byte(before + `"signatures": [` + strings.Repeat(`{"sig": "AAAA"},`,
-				16) + `{"sig": "AAAA"}]}`)
-		}, "S-2"),
-		bad("too-large", "more than 64 KiB", "more than 65536 bytes", signed(g.ed25519), func(t *testing.T, o objects) {
-			o[model.SignatureName] = append(o[model.SignatureName], bytes.Repeat([]byte(" "), model.MaxSignatureSize)...)
-		}, "S-2"),
-		resigned("other-version", "a trusted signature of another version", "not what is published", otherVersion, "S-4"),
-		resigned("payload-field", "a signed statement with a field too many", "unknown field", swap(`{"format"`,
-			`{"note":"x","format"`), "S-4"),
-		resigned("payload-duplicate", "a signed statement that says two things", "duplicate field", swap(`"version":3`,
-			`"version":2,"version":3`), "S-4"),
-		late(bad("no-digests", "the signed manifest has no digests of its files", "has no sha256", noDigests, nil, "S-5"),
-			12),
-		late(bad("forged-content", "somebody who holds the key sealed other content under the signed manifest",
-			"is not what was signed", forged, nil, "S-5"), 16),
 	}
 }
 
+func editSignature(change edit) func(*testing.T, objects) {
+	return func(t *testing.T, o objects) {
+		o[model.SignatureName] = []byte(change(t, string(o[model.SignatureName])))
+	}
+}
+
+// signatureCase is a model of which a signature by ed25519.pem is demanded.
+func signatureCase(name, comment, err string, p publication, tamper func(*testing.T, objects), r ...string) vectorCase {
+	v := vector{Comment: comment, Rules: r, Trust: []string{"ed25519.pem"}, Expect: 12, Error: err, Keyless: true}
+	return vectorCase{name: "signature-" + name, build: p, tamper: tamper, vector: v}
+}
+
+func signatureCases(g *generator) []vectorCase {
+	edited := func(name, comment, err string, change edit, r ...string) vectorCase {
+		return signatureCase(name, comment, err, signed(g.ed25519), editSignature(change), r...)
+	}
+	resigned := func(name, comment, err string, payload edit) vectorCase {
+		tamper := func(t *testing.T, o objects) { resign(t, g, o, payload) }
+		return signatureCase(name, comment, err, signed(g.ed25519), tamper, "S-4")
+	}
+	otherManifest := func(_ *testing.T, o objects) { o[model.ManifestName][100] ^= 1 }
+	const sig = `{"sig": "AAAA"}`
+	return []vectorCase{
+		signatureCase("missing", "a signature is demanded and none is there",
+			"no signature", small(), nil, "S-1"),
+		signatureCase("stranger", "signed by a key that is not trusted",
+			"no signature is by a trusted key", signed(g.stranger), nil, "S-3"),
+		signatureCase("manifest-replaced", "the manifest is not the one that was signed",
+			"not what is published", signed(g.ed25519), otherManifest, "S-4"),
+		edited("bit", "one bit of the signature is flipped",
+			"no signature is by a trusted key", flipDigit(`"sig": "`), "S-3"),
+		edited("type", "another payload type",
+			"payload type", swap(model.PayloadType, "application/vnd.in-toto+json"), "S-2"),
+		edited("no-json", "no JSON",
+			"invalid", swap("{\n  \"payload\"", "[\n  \"payload\""), "S-2"),
+		edited("none", "an envelope without signatures",
+			"0 signatures", until(`"signatures"`, `"signatures": []}`), "S-2"),
+		edited("many", "17 signatures",
+			"17 signatures", until(`"signatures"`, `"signatures": [`+strings.Repeat(sig+",", 16)+sig+`]}`), "S-2"),
+		edited("too-large", "white space up to 64 KiB and one byte",
+			"more than 65536 bytes", padTo(model.MaxSignatureSize+1), "S-2"),
+		resigned("other-version", "a trusted signature of another version",
+			"not what is published", swap(`"version":3`, `"version":2`)),
+		resigned("payload-field", "a signed statement with a field too many",
+			"unknown field", swap(`{"format"`, `{"note":"x","format"`)),
+		resigned("payload-duplicate", "a signed statement that says two things",
+			"duplicate field", swap(`"version":3`, `"version":2,"version":3`)),
+	}
+}
+
+// digestCases are refused when the manifest or the content is read.
+func digestCases(g *generator) []vectorCase {
+	noDigests, forged := signed(g.ed25519), signed(g.ed25519)
+	noDigests.noDigests = true
+	forged.editObject = func(_ int, plaintext []byte) { plaintext[0] ^= 1 }
+	cases := []vectorCase{
+		signatureCase("no-digests", "the signed manifest has no digests of its files",
+			"has no sha256", noDigests, nil, "S-5"),
+		signatureCase("forged-content", "somebody who holds the key sealed other content under the signed manifest",
+			"is not what was signed", forged, nil, "S-5"),
+	}
+	cases[0].Keyless, cases[1].Keyless, cases[1].Expect = false, false, 16
+	return cases
+}
+
 // resign replaces a payload and signs it.
-func resign(t *testing.T, g *generator, o objects, edit func(*testing.T, string) string) {
+func resign(t *testing.T, g *generator, o objects, change edit) {
 	t.Helper()
 	var d map[string]any
 	if err := json.Unmarshal(o[model.SignatureName], &d); err != nil {
@@ -530,7 +601,7 @@ func resign(t *testing.T, g *generator, o objects, edit func(*testing.T, string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	payload = []byte(edit(t, string(payload)))
+	payload = []byte(change(t, string(payload)))
 	message := fmt.Sprintf("DSSEv1 %d %s %d %s", len(model.PayloadType), model.PayloadType, len(payload), payload)
 	sig, err := g.ed25519.Sign(nil, []byte(message), crypto.Hash(0))
 	if err != nil {

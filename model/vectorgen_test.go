@@ -44,8 +44,10 @@ func TestUpdateVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := newGenerator(t)
-	for _, c := range slices.Concat(goodCases(g), dataCases(g), keyCases(g), envelopeCases(), manifestCases(),
-		signatureCases(g)) {
+	for _, c := range slices.Concat(goodCases(), selectionCases(), dataCases(), reusedKeyCases(), keyCases(),
+		envelopeCases(), envelopeJSONCases(), wrapCases(),
+		manifestCases(), manifestJSONCases(), objectCases(), pathCases(),
+		goodSignatureCases(g), signatureCases(g), digestCases(g)) {
 		g.write(c)
 	}
 }
@@ -89,10 +91,10 @@ type publication struct {
 	mdk          []byte // random where nil
 	wrapped      []byte // what the wrap holds: the MDK where nil
 	files        []content
-	apart        bool                                // an object for each file, however small
-	layout       func(m *model.Manifest)             // changes the layout before it is sealed
-	editManifest func(t *testing.T, s string) string // of the JSON
-	editEnvelope func(t *testing.T, s string) string
+	apart        bool                    // an object for each file, however small
+	layout       func(m *model.Manifest) // changes the layout before it is sealed
+	editManifest edit                    // of the JSON
+	editEnvelope edit
 	signers      []crypto.Signer
 	noDigests    bool // leave them out of a signed model
 	editObject   func(index int, plaintext []byte)
@@ -357,8 +359,11 @@ func (g *generator) sign(signers []crypto.Signer, s model.Statement) []byte {
 	return marshalIndent(g.t, all)
 }
 
+// edit changes a document.
+type edit = func(t *testing.T, s string) string
+
 // swap returns an edit that replaces exactly one place.
-func swap(before, after string) func(*testing.T, string) string {
+func swap(before, after string) edit {
 	return func(t *testing.T, s string) string {
 		t.Helper()
 		if strings.Count(s, before) != 1 {
@@ -369,7 +374,7 @@ func swap(before, after string) func(*testing.T, string) string {
 }
 
 // set returns an edit that gives the first field of a name another value.
-func set(name, value string) func(*testing.T, string) string {
+func set(name, value string) edit {
 	field := regexp.MustCompile(`"` + name + `": ?("[^"]*"|[0-9]+)`)
 	return func(t *testing.T, s string) string {
 		t.Helper()
@@ -379,6 +384,44 @@ func set(name, value string) func(*testing.T, string) string {
 		}
 		return s[:at[2]] + value + s[at[3]:]
 	}
+}
+
+// until returns an edit that keeps what stands in front of key, and has tail behind it.
+func until(key, tail string) edit {
+	return func(_ *testing.T, s string) string {
+		before, _, _ := strings.Cut(s, key)
+		return before + tail
+	}
+}
+
+// is returns an edit that leaves nothing of the document.
+func is(whole string) edit { return func(*testing.T, string) string { return whole } }
+
+func around(prefix, suffix string) edit {
+	return func(_ *testing.T, s string) string { return prefix + s + suffix }
+}
+
+// flipDigit returns an edit that flips the lowest bit of the base64 digit behind a mark.
+func flipDigit(mark string) edit {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	return func(t *testing.T, s string) string {
+		t.Helper()
+		at := strings.Index(s, mark) + len(mark)
+		digit := strings.IndexByte(digits, s[at])
+		if digit < 0 {
+			t.Fatalf("no digit but %q behind %q", s[at], mark)
+		}
+		return s[:at] + digits[digit^1:][:1] + s[at+1:]
+	}
+}
+
+// padTo returns an edit that adds spaces up to a size.
+func padTo(size int) edit {
+	return func(_ *testing.T, s string) string { return s + strings.Repeat(" ", size-len(s)) }
+}
+
+func both(first, then edit) edit {
+	return func(t *testing.T, s string) string { return then(t, first(t, s)) }
 }
 
 // bytesOf returns content in which no two chunks and no two names are alike.
