@@ -1,8 +1,8 @@
 // Package attest collects evidence of what booted on this machine, for a key broker to judge.
 //
-// Attesters here speak to devices and judge nothing: the cryptography of evidence is in attest/verify, the rules on it in
-// attest/validate, and both are the broker's side. Evidence proves a machine, not a pod: whoever may open the same device
-// on the same machine gets the same evidence.
+// Attesters here speak to devices and judge nothing: the cryptography of evidence is in attest/verify, the rules on it
+// in attest/validate, and both are the broker's side. Evidence proves a machine, not a pod: whoever may open the same
+// device on the same machine gets the same evidence.
 package attest
 
 import (
@@ -14,8 +14,8 @@ import (
 // MaxField is the most bytes that a Nitro attestation document takes in each of its three free fields.
 const MaxField = 1024
 
-// Binding is what evidence is asked to carry, so that it can stand for nothing else. Each field is at most MaxField bytes;
-// an empty one is left out of the evidence.
+// Binding is what evidence is asked to carry, so that it can stand for nothing else. Each field is at most MaxField
+// bytes; an empty one is left out of the evidence.
 type Binding struct {
 	PublicKey []byte // DER SubjectPublicKeyInfo of the key that the answer is to be encrypted to
 	Nonce     []byte // the challenge of whoever will judge the evidence

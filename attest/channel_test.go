@@ -114,7 +114,8 @@ func TestHints(t *testing.T) {
 			t.Errorf("%v: hint %q does not contain %q", test.err, fault.Hint(err), test.hint)
 		}
 	}
-	if err := explain(context.Canceled, "/dev/tpm0"); fault.Of(err) != fault.Internal || !errors.Is(err, context.Canceled) {
+	err := explain(context.Canceled, "/dev/tpm0")
+	if fault.Of(err) != fault.Internal || !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled call: %v", err)
 	}
 }
@@ -123,7 +124,8 @@ func TestNSMFrame(t *testing.T) {
 	// The form with an empty password, as seen sent by other implementations.
 	auth := tpm2.Marshal(tpm2.TPMSAuthCommand{Handle: tpm2.TPMRSPW})
 	got := fmt.Sprintf("%x", nsmFrame(0x01000000, auth))
-	const want = "8002" + "0000001f" + "20000001" + "01000000" + "01000000" + "00000009" + "40000009" + "0000" + "00" + "0000"
+	const want = "8002" + "0000001f" + "20000001" + "01000000" + "01000000" +
+		"00000009" + "40000009" + "0000" + "00" + "0000"
 	if got != want {
 		t.Errorf("frame %s\nwant  %s", got, want)
 	}

@@ -98,8 +98,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 // node is an open TPM character device.
 //
 // It is opened O_NONBLOCK, which makes the driver (tpm-dev-common, Linux 4.20 and later) take a write and work on it
-// apart, so that a TPM that hangs leaves this process in poll and not in the kernel. A read with no response ready gives
-// zero bytes instead of EAGAIN, hence no use of the runtime's poller.
+// apart, so that a TPM that hangs leaves this process in poll and not in the kernel. A read with no response ready
+// gives zero bytes instead of EAGAIN, hence no use of the runtime's poller.
 type node struct {
 	fd    int
 	spent bool

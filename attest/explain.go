@@ -15,18 +15,18 @@ import (
 // What to change, for each way in which no evidence can be had. Device nodes and pods come first, since that is where
 // most of it goes wrong.
 const (
-	hintMissing = "give the container the device through a device plugin (its resource in the container's limits), on an " +
-		"instance whose AMI is registered with TPM support v2.0 and boots by UEFI"
-	hintPermission = "the node belongs to a group that the pod is not in: add its gid to securityContext.supplementalGroups, " +
-		"or set device_ownership_from_security_context in containerd"
+	hintMissing = "give the container the device through a device plugin (its resource in the container's limits), " +
+		"on an instance whose AMI is registered with TPM support v2.0 and boots by UEFI"
+	hintPermission = "the node belongs to a group that the pod is not in: add its gid to supplementalGroups in its " +
+		"securityContext, or set device_ownership_from_security_context in containerd"
 	hintCgroup = "the device cgroup of the container does not list the device: request it through a device plugin, a " +
 		"hostPath volume is not enough"
 	hintBusy    = "the raw device serves one process at a time: stop the other one, or use /dev/tpmrm0"
 	hintNode    = "name the TPM's device node, unix:PATH or tcp:HOST:PORT"
 	hintHang    = "the TPM or what emulates it is stuck: restart the instance, or look at the emulator"
 	hintManager = "name the raw device: /dev/tpm0"
-	hintForeign = "this TPM is no NitroTPM, so AWS signs nothing for it: run on an EC2 instance with NitroTPM, or choose " +
-		"another attester"
+	hintForeign = "this TPM is no NitroTPM, so AWS signs nothing for it: run on an EC2 instance with NitroTPM, or " +
+		"choose another attester"
 	hintSpace = "remove NV indices that nobody needs (tpm2_getcap handles-nv-index, tpm2_nvundefine)"
 	hintOwner = "the owner hierarchy has an auth value of its own, which this program does not know: clear it " +
 		"(tpm2_changeauth)"

@@ -126,7 +126,8 @@ func TestCollectLargestBinding(t *testing.T) {
 	check(t, err)
 	document, err := verify.Parse(evidence.Blob)
 	check(t, err)
-	if !bytes.Equal(document.PublicKey, full) || !bytes.Equal(document.UserData, full) || !bytes.Equal(document.Nonce, full) {
+	if !bytes.Equal(document.PublicKey, full) || !bytes.Equal(document.UserData, full) ||
+		!bytes.Equal(document.Nonce, full) {
 		t.Error("the document does not carry the whole binding")
 	}
 	wantClean(t, tpm)
@@ -228,8 +229,9 @@ func TestHangs(t *testing.T) {
 // TestCancelled has the caller give up while a command is under way: the TPM must still be cleaned up.
 func TestCancelled(t *testing.T) {
 	for name, command := range map[string]tpm2.TPMCC{
-		"defining": tpm2.TPMCCNVDefineSpace, "making a key": tpm2.TPMCCCreatePrimary, "vendor command": nitrotpm.CommandNSM,
-		"starting a session": tpm2.TPMCCStartAuthSession, "writing": tpm2.TPMCCNVWrite, "reading": tpm2.TPMCCNVRead,
+		"defining": tpm2.TPMCCNVDefineSpace, "making a key": tpm2.TPMCCCreatePrimary,
+		"starting a session": tpm2.TPMCCStartAuthSession, "writing": tpm2.TPMCCNVWrite,
+		"vendor command": nitrotpm.CommandNSM, "reading": tpm2.TPMCCNVRead,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -271,7 +273,8 @@ func TestNVSpaceExhausted(t *testing.T) {
 	wantClean(t, tpm)
 }
 
-// TestIndexOfAKilledRun kills a run in the middle of the vendor command and looks at what the next ones do with its index.
+// TestIndexOfAKilledRun kills a run in the middle of the vendor command and looks at what the next ones do with its
+// index.
 func TestIndexOfAKilledRun(t *testing.T) {
 	tpm, attester := start(t, nitrotpm.Options{NVSpace: 2 * 8192})
 	foreign := define(t, tpm, attest.WindowFirst+5, nil)

@@ -30,8 +30,9 @@ const (
 )
 
 const (
-	hintNSMMissing = "run inside a Nitro Enclave, whose kernel has the nsm driver; an ordinary instance has a NitroTPM instead"
-	hintNSM        = "look at the enclave's console; the module answers nobody outside an enclave"
+	hintNSMMissing = "run inside a Nitro Enclave, whose kernel has the nsm driver; an ordinary instance has a NitroTPM " +
+		"instead"
+	hintNSM = "look at the enclave's console; the module answers nobody outside an enclave"
 )
 
 // NSM collects the attestation documents of a Nitro Enclave. It holds no device between calls and is safe for
@@ -94,11 +95,12 @@ func (n *NSM) open() (int, error) {
 	if errors.Is(err, unix.EACCES) {
 		hint = hintPermission
 	}
-	return -1, fault.New(fault.Evidence, hint, "opening the security module: %w", &os.PathError{Op: "open", Path: n.path, Err: err})
+	err = &os.PathError{Op: "open", Path: n.path, Err: err}
+	return -1, fault.New(fault.Evidence, hint, "opening the security module: %w", err)
 }
 
-// exchangeNSM asks the module in a goroutine, since nothing ends an ioctl but the driver. The goroutine owns fd and what
-// the kernel writes to; one that is given up ends with the ioctl.
+// exchangeNSM asks the module in a goroutine, since nothing ends an ioctl but the driver. The goroutine owns fd and
+// what the kernel writes to; one that is given up ends with the ioctl.
 func exchangeNSM(ctx context.Context, fd int, request []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, nsmTime)
 	defer cancel()

@@ -12,14 +12,14 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// The request and the document travel through an NV index: memory of the TPM that outlives the process. It is removed on
-// every path that this process lives to see; one that is killed leaves its index behind, 8 KiB of some tens that the TPM
-// has. So a later run must recognise what is ours and dead, and touch nothing else:
+// The request and the document travel through an NV index: memory of the TPM that outlives the process. It is removed
+// on every path that this process lives to see; one that is killed leaves its index behind, 8 KiB of some tens that the
+// TPM has. So a later run must recognise what is ours and dead, and touch nothing else:
 //
-//   - Ours lie in a window of windowSize handles in the range that the TCG registry of reserved handles gives the owner.
-//   - Ours carry a mark in authPolicy, with the time of their making. With neither POLICYREAD nor POLICYWRITE set that field
-//     grants nothing: it is a digest that no policy can produce.
-//   - No run holds its index for longer than maxHold; one older than staleAge, by the clock of this machine, is nobody's.
+//   - Ours lie in a window of windowSize handles, in the range that the TCG registry of reserved handles gives owners.
+//   - Ours carry a mark in authPolicy, with the time of their making. With neither POLICYREAD nor POLICYWRITE set that
+//     field grants nothing: it is a digest that no policy can produce.
+//   - No run holds its index for longer than maxHold; one older than staleAge, by this machine's clock, is nobody's.
 //
 // There is no lock file: pods on one node share the TPM and its machine's clock, but no directory.
 const (

@@ -164,7 +164,8 @@ func TestSwtpmPlainForm(t *testing.T) {
 		return err
 	})
 	_, err := n.Collect(t.Context(), Binding{})
-	if !errors.Is(err, errUnknownCommand) || !strings.Contains(err.Error(), "with a salted session: creating the endorsement key") {
+	const both = "with a salted session: creating the endorsement key"
+	if !errors.Is(err, errUnknownCommand) || !strings.Contains(err.Error(), both) {
 		t.Errorf("error %v, want both forms tried", err)
 	}
 	noIndices(t, n)

@@ -102,7 +102,8 @@ type KMS struct {
 // NewKMS makes a broker. It sends nothing.
 func NewKMS(c KMSConfig, evidence EvidencePolicy) (*KMS, error) {
 	if !evidence.decided {
-		return nil, fault.New(fault.Usage, "name an attester, or none in so many words", "it is not decided whether keys of KMS need evidence")
+		return nil, fault.New(fault.Usage, "name an attester, or none in so many words",
+			"it is not decided whether keys of KMS need evidence")
 	}
 	client, err := c.client()
 	if err != nil {
@@ -116,8 +117,9 @@ func newRecipientKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Re
 // Holds reports whether the wrap is one of KMS.
 func (k *KMS) Holds(w Wrap) bool { return w.Type == TypeKMS }
 
-// Release asks KMS to decrypt the wrap: always under the key that the wrap names, with the encryption context of model and
-// version, and to an ephemeral key in fresh evidence unless the policy is without. The reply is held to all of that.
+// Release asks KMS to decrypt the wrap: always under the key that the wrap names, with the encryption context of model
+// and version, and to an ephemeral key in fresh evidence unless the policy is without. The reply is held to all of
+// that.
 func (k *KMS) Release(ctx context.Context, r Request) (*Release, error) {
 	key, err := parseKeyARN(r.Wrap.Key)
 	if err != nil {
@@ -162,9 +164,9 @@ func decryptInput(key keyARN, r Request) (*kms.DecryptInput, error) {
 	}, nil
 }
 
-// recipient is whom a reply must be encrypted to: a key made for one call, vouched for by a document. The nil recipient is
-// that of a call without evidence. Of the private key no copy is wiped, which crypto/rsa has no way to do; it opens this
-// one reply and is dropped.
+// recipient is whom a reply must be encrypted to: a key made for one call, vouched for by a document. The nil recipient
+// is that of a call without evidence. Of the private key no copy is wiped, which crypto/rsa has no way to do; it opens
+// this one reply and is dropped.
 type recipient struct {
 	key      *rsa.PrivateKey
 	document *verify.Document // unverified: for messages and the audit record
@@ -200,8 +202,8 @@ func (k *KMS) recipient(ctx context.Context, input *kms.DecryptInput) (*recipien
 	return &recipient{key, document, attester.Type()}, nil
 }
 
-// open takes the key out of a reply. It refuses one that is not for the recipient: in the clear although a recipient was
-// named, the key has passed through other hands, whoever sent it.
+// open takes the key out of a reply. It refuses one that is not for the recipient: in the clear although a recipient
+// was named, the key has passed through other hands, whoever sent it.
 func (to *recipient) open(reply *kms.DecryptOutput, key keyARN, requestID string) (mdk *secret.Key, err error) {
 	switch {
 	case to == nil && len(reply.CiphertextForRecipient) != 0:
@@ -209,7 +211,7 @@ func (to *recipient) open(reply *kms.DecryptOutput, key keyARN, requestID string
 	case to == nil:
 		mdk, err = take(reply.Plaintext)
 	case len(reply.Plaintext) != 0:
-		return nil, suspect(requestID, key, "the reply has the key in the clear although it had to be encrypted to this machine")
+		return nil, suspect(requestID, key, "the reply has the key in the clear instead of encrypted to this machine")
 	case len(reply.CiphertextForRecipient) == 0:
 		return nil, suspect(requestID, key, "the reply has no key encrypted to this machine")
 	default:
@@ -307,8 +309,8 @@ func (w *KMSWrapper) Wrap(ctx context.Context, mdk *secret.Key, model string, ve
 // Preflight asks KMS whether Wrap would be allowed, without doing it. Nil means yes.
 func (w *KMSWrapper) Preflight(ctx context.Context, model string, version uint64) error {
 	_, err := w.client.Encrypt(ctx, &kms.EncryptInput{
-		KeyId: aws.String(w.key.String()), Plaintext: make([]byte, KeySize), EncryptionContext: encryptionContext(model, version),
-		DryRun: aws.Bool(true),
+		KeyId: aws.String(w.key.String()), Plaintext: make([]byte, KeySize),
+		EncryptionContext: encryptionContext(model, version), DryRun: aws.Bool(true),
 	}, w.key.in)
 	switch {
 	case err == nil:

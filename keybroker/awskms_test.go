@@ -43,6 +43,9 @@ var newAuthority = sync.OnceValues(func() (*nitrotpm.Authority, error) { return 
 // newKey makes the one recipient key of most tests.
 var newKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 3072) })
 
+// req is short for the tables below.
+type req = keybroker.Request
+
 // stage is a KMS with one key of the owner, a loader in another account, and a machine with a NitroTPM.
 type stage struct {
 	t        *testing.T
@@ -94,8 +97,9 @@ func (s *stage) machine(authority *nitrotpm.Authority, opts nitrotpm.Options) (*
 func (s *stage) policy(attested bool) string {
 	conditions := fmt.Sprintf(`"kms:EncryptionContext:sealfetch:model": %q`, model)
 	if attested {
-		conditions += fmt.Sprintf(`, "kms:RecipientAttestation:NitroTPMPCR4": "%x", "kms:RecipientAttestation:NitroTPMPCR12": "%x"`,
-			s.tpm.PCR(4), s.tpm.PCR(12))
+		for _, pcr := range []int{4, 12} {
+			conditions += fmt.Sprintf(`, "kms:RecipientAttestation:NitroTPMPCR%d": "%x"`, pcr, s.tpm.PCR(pcr))
+		}
 	}
 	return fmt.Sprintf(`{"Version": "2012-10-17", "Statement": [
 		{"Sid": "Publish", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::%s:root"},
@@ -166,7 +170,8 @@ func wantRefusal(t *testing.T, release *keybroker.Release, err error, kind fault
 func TestKMSReleasesToTheRightMachine(t *testing.T) {
 	s := setUp(t)
 	mdk, request := s.wrap(s.key.ARN, model, version)
-	if w := request.Wrap; w.Type != keybroker.TypeKMS || w.Key != s.key.ARN || w.Ciphertext == "" || w.Name() != s.key.ARN {
+	w := request.Wrap
+	if w.Type != keybroker.TypeKMS || w.Key != s.key.ARN || w.Ciphertext == "" || w.Name() != s.key.ARN {
 		t.Errorf("wrap %+v", w)
 	}
 	broker := s.attested()
@@ -264,7 +269,8 @@ func TestKMSWithoutEvidence(t *testing.T) {
 	release, err = plain.Release(t.Context(), request)
 	check(t, err)
 	defer release.MDK.Wipe()
-	if !release.MDK.Equal(mdk) || release.Assurance != keybroker.AssuranceNone || release.Attester != "none" || release.ModuleID != "" {
+	if !release.MDK.Equal(mdk) || release.Assurance != keybroker.AssuranceNone || release.Attester != "none" ||
+		release.ModuleID != "" {
 		t.Errorf("release %+v", release)
 	}
 }
@@ -278,7 +284,8 @@ func TestKMSNeedsADecision(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := keybroker.NewKMS(keybroker.KMSConfig{}, keybroker.WithoutEvidenceUnsafe()); !fault.Is(err, fault.Identity) {
+	_, err := keybroker.NewKMS(keybroker.KMSConfig{}, keybroker.WithoutEvidenceUnsafe())
+	if !fault.Is(err, fault.Identity) {
 		t.Errorf("no credentials: %v", err)
 	}
 }
@@ -290,9 +297,11 @@ func TestKMSWrongMachine(t *testing.T) {
 			_, request := s.wrap(s.key.ARN, model, version)
 			s.tpm.Extend(pcr, []byte("something else booted"))
 			release, err := s.attested().Release(t.Context(), request)
-			wantRefusal(t, release, err, fault.Refused, "refuses this identity, or its conditions on the evidence are not met",
-				fmt.Sprintf("PCR%d %x", pcr, s.tpm.PCR(pcr)), "PCR7 ", "i-0123456789abcdef0", "request 00000000-", "NitroTPMPCR")
-			wantRefusal(t, nil, s.attested().Preflight(t.Context(), request), fault.Refused, fmt.Sprintf("PCR%d ", pcr))
+			wantRefusal(t, release, err, fault.Refused,
+				"refuses this identity, or its conditions on the evidence are not met", "i-0123456789abcdef0",
+				fmt.Sprintf("PCR%d %x", pcr, s.tpm.PCR(pcr)), "PCR7 ", "request 00000000-", "NitroTPMPCR")
+			err = s.attested().Preflight(t.Context(), request)
+			wantRefusal(t, nil, err, fault.Refused, fmt.Sprintf("PCR%d ", pcr))
 		})
 	}
 }
@@ -326,7 +335,8 @@ func TestKMSBadDocuments(t *testing.T) {
 		"of the future": {early, "ahead"},
 	} {
 		release, err := s.broker(keybroker.RequireEvidence(test.attester)).Release(t.Context(), request)
-		wantRefusal(t, release, err, fault.Refused, "KMS does not accept the attestation document", test.words, "check the clocks")
+		wantRefusal(t, release, err, fault.Refused,
+			"KMS does not accept the attestation document", test.words, "check the clocks")
 		if t.Failed() {
 			t.Fatal(name)
 		}
@@ -364,23 +374,29 @@ func TestKMSWrongWrap(t *testing.T) {
 	_, other := s.wrap(s.key.ARN, "acme/other", version)
 	secondKey, err := s.kms.CreateKey(s.cloud.Account(ownerAccount), region, s.policy(true))
 	check(t, err)
+	const (
+		swapped = "not made for this model and version"
+		nothing = "no ciphertext of KMS"
+	)
+	elsewhere := strings.Replace(s.key.ARN, region, "eu-west-1", 1)
+	huge := strings.Repeat("A", 8196)
 	for name, test := range map[string]struct {
-		change func(*keybroker.Request)
+		change func(*req)
 		kind   fault.Kind
 		words  string
 	}{
-		"version swapped":           {func(r *keybroker.Request) { r.Version = 2 }, fault.KeyUnusable, "not made for this model and version"},
-		"model swapped":             {func(r *keybroker.Request) { r.Model = "acme/other" }, fault.KeyUnusable, "not made for this model and version"},
-		"wrap of another model":     {func(r *keybroker.Request) { r.Wrap = other.Wrap }, fault.KeyUnusable, "not made for this model and version"},
-		"a model that nobody may":   {func(r *keybroker.Request) { r.Model = "acme/third" }, fault.Refused, "refuses this identity"},
-		"wrong key":                 {func(r *keybroker.Request) { r.Wrap.Key = secondKey.ARN }, fault.KeyUnusable, "made with another key"},
-		"no such key":               {func(r *keybroker.Request) { r.Wrap.Key = s.key.ARN + "0" }, fault.Refused, "AccessDenied"},
-		"the key's region is wrong": {func(r *keybroker.Request) { r.Wrap.Key = strings.Replace(s.key.ARN, region, "eu-west-1", 1) }, fault.Refused, "AccessDenied"},
-		"not an ARN":                {func(r *keybroker.Request) { r.Wrap.Key = "alias/models" }, fault.Usage, "is not the ARN"},
-		"no ciphertext":             {func(r *keybroker.Request) { r.Wrap.Ciphertext = "" }, fault.KeyUnusable, "no ciphertext of KMS"},
-		"not base64url":             {func(r *keybroker.Request) { r.Wrap.Ciphertext = "a+/=" }, fault.KeyUnusable, "no ciphertext of KMS"},
-		"a huge ciphertext":         {func(r *keybroker.Request) { r.Wrap.Ciphertext = strings.Repeat("A", 8196) }, fault.KeyUnusable, "no ciphertext of KMS"},
-		"not a ciphertext of KMS":   {func(r *keybroker.Request) { r.Wrap.Ciphertext = "AAAA" }, fault.KeyUnusable, "or is damaged"},
+		"version swapped":           {func(r *req) { r.Version = 2 }, fault.KeyUnusable, swapped},
+		"model swapped":             {func(r *req) { r.Model = "acme/other" }, fault.KeyUnusable, swapped},
+		"wrap of another model":     {func(r *req) { r.Wrap = other.Wrap }, fault.KeyUnusable, swapped},
+		"a model that nobody may":   {func(r *req) { r.Model = "acme/third" }, fault.Refused, "refuses this identity"},
+		"wrong key":                 {func(r *req) { r.Wrap.Key = secondKey.ARN }, fault.KeyUnusable, "with another key"},
+		"no such key":               {func(r *req) { r.Wrap.Key = s.key.ARN + "0" }, fault.Refused, "AccessDenied"},
+		"the key's region is wrong": {func(r *req) { r.Wrap.Key = elsewhere }, fault.Refused, "AccessDenied"},
+		"not an ARN":                {func(r *req) { r.Wrap.Key = "alias/models" }, fault.Usage, "is not the ARN"},
+		"no ciphertext":             {func(r *req) { r.Wrap.Ciphertext = "" }, fault.KeyUnusable, nothing},
+		"not base64url":             {func(r *req) { r.Wrap.Ciphertext = "a+/=" }, fault.KeyUnusable, nothing},
+		"a huge ciphertext":         {func(r *req) { r.Wrap.Ciphertext = huge }, fault.KeyUnusable, nothing},
+		"not a ciphertext of KMS":   {func(r *req) { r.Wrap.Ciphertext = "AAAA" }, fault.KeyUnusable, "or is damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := request
@@ -463,27 +479,31 @@ func TestKMSImpostor(t *testing.T) {
 	_, request := s.wrap(s.key.ARN, model, version)
 	stolen := []byte("CANARYCANARYCANARYCANARYCANARY32")
 	to := envelopeTo(t, stolen)
+	const envelope = "CiphertextForRecipient"
+	alias, other := s.key.Alias("x"), strings.Replace(s.key.ARN, ownerAccount, loaderAccount, 1)
+	set := func(field string, value any) func(kms.Reply) { return func(r kms.Reply) { r[field] = value } }
+	drop := func(field string) func(kms.Reply) { return func(r kms.Reply) { delete(r, field) } }
 	for name, test := range map[string]struct {
 		spoil func(kms.Reply)
 		kind  fault.Kind
 		words string
 	}{
 		"ignores the recipient": {func(r kms.Reply) {
-			delete(r, "CiphertextForRecipient")
+			delete(r, envelope)
 			r["Plaintext"] = stolen
 		}, fault.Refused, "in the clear"},
-		"plaintext beside the envelope": {func(r kms.Reply) { r["Plaintext"] = stolen }, fault.Refused, "in the clear"},
-		"no key":                        {func(r kms.Reply) { delete(r, "CiphertextForRecipient") }, fault.Refused, "no key encrypted to this machine"},
-		"no key id":                     {func(r kms.Reply) { delete(r, "KeyId") }, fault.Refused, "names \"\" as its key"},
-		"another key's id": {func(r kms.Reply) {
-			r["KeyId"] = strings.Replace(s.key.ARN, ownerAccount, loaderAccount, 1)
-		}, fault.Refused, "of another key"},
-		"an alias as id":         {func(r kms.Reply) { r["KeyId"] = s.key.Alias("x") }, fault.Refused, "as its key"},
-		"envelope for another":   {func(r kms.Reply) { r["CiphertextForRecipient"] = to }, fault.KeyUnusable, "for another key"},
-		"envelope cut":           {func(r kms.Reply) { r["CiphertextForRecipient"] = r["CiphertextForRecipient"].([]byte)[:300] }, fault.KeyUnusable, "reading CMS"},
-		"envelope of junk":       {func(r kms.Reply) { r["CiphertextForRecipient"] = []byte("junk") }, fault.KeyUnusable, "reading CMS"},
-		"envelope changed":       {func(r kms.Reply) { flip(r["CiphertextForRecipient"].([]byte)) }, fault.KeyUnusable, "does not decrypt"},
-		"empty plaintext beside": {func(r kms.Reply) { r["Plaintext"] = "" }, 0, ""},
+		"plaintext beside the envelope": {set("Plaintext", stolen), fault.Refused, "in the clear"},
+		"empty plaintext beside":        {set("Plaintext", ""), 0, ""},
+		"no key":                        {drop(envelope), fault.Refused, "no key encrypted to this machine"},
+		"no key id":                     {drop("KeyId"), fault.Refused, `names "" as its key`},
+		"another key's id":              {set("KeyId", other), fault.Refused, "of another key"},
+		"an alias as id":                {set("KeyId", alias), fault.Refused, "as its key"},
+		"envelope for another":          {set(envelope, to), fault.KeyUnusable, "for another key"},
+		"envelope of junk":              {set(envelope, []byte("junk")), fault.KeyUnusable, "reading CMS"},
+		"envelope cut": {func(r kms.Reply) {
+			r[envelope] = r[envelope].([]byte)[:300]
+		}, fault.KeyUnusable, "reading CMS"},
+		"envelope changed": {func(r kms.Reply) { flip(r[envelope].([]byte)) }, fault.KeyUnusable, "does not decrypt"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.kms.OnReply(func(op string, reply kms.Reply) {
@@ -498,7 +518,8 @@ func TestKMSImpostor(t *testing.T) {
 				return
 			}
 			wantRefusal(t, release, err, test.kind, test.words, "request 00000000-")
-			if strings.Contains(fmt.Sprintf("%v %+v", err, err), "CANARY") || strings.Contains(err.Error(), base64.StdEncoding.EncodeToString(stolen)) {
+			said := fmt.Sprintf("%v %+v", err, err)
+			if strings.Contains(said, "CANARY") || strings.Contains(said, base64.StdEncoding.EncodeToString(stolen)) {
 				t.Errorf("the key is in the message: %v", err)
 			}
 		})
@@ -573,7 +594,8 @@ func TestKMSWrapRefused(t *testing.T) {
 // TestKMSPreflightWithoutCiphertext asks before there is a model.
 func TestKMSPreflightWithoutCiphertext(t *testing.T) {
 	s := setUp(t)
-	request := keybroker.Request{Wrap: keybroker.Wrap{Type: keybroker.TypeKMS, Key: s.key.ARN}, Model: model, Version: version}
+	wrap := keybroker.Wrap{Type: keybroker.TypeKMS, Key: s.key.ARN}
+	request := keybroker.Request{Wrap: wrap, Model: model, Version: version}
 	check(t, s.attested().Preflight(t.Context(), request))
 	s.tpm.Extend(4, []byte("x"))
 	wantRefusal(t, nil, s.attested().Preflight(t.Context(), request), fault.Refused, "PCR4")
@@ -588,7 +610,8 @@ func TestKMSRegions(t *testing.T) {
 	}))
 	defer server.Close()
 	config := keybroker.KMSConfig{
-		Credentials: credentials.NewStaticCredentialsProvider("AKIA", "secret", ""), Endpoint: server.URL, Retryer: aws.NopRetryer{},
+		Credentials: credentials.NewStaticCredentialsProvider("AKIA", "secret", ""),
+		Endpoint:    server.URL, Retryer: aws.NopRetryer{},
 	}
 	for arn, scope := range map[string]string{
 		"arn:aws:kms:eu-west-1:111111111111:key/mrk-1234567890abcdef":   "/eu-west-1/kms/aws4_request",
@@ -597,15 +620,17 @@ func TestKMSRegions(t *testing.T) {
 	} {
 		broker, err := keybroker.NewKMS(config, keybroker.WithoutEvidenceUnsafe())
 		check(t, err)
-		_, err = broker.Release(t.Context(), keybroker.Request{Wrap: keybroker.Wrap{Type: keybroker.TypeKMS, Key: arn, Ciphertext: "AAAA"}})
+		wrap := keybroker.Wrap{Type: keybroker.TypeKMS, Key: arn, Ciphertext: "AAAA"}
+		_, err = broker.Release(t.Context(), keybroker.Request{Wrap: wrap})
 		if err == nil || !strings.Contains(<-seen, scope) {
 			t.Errorf("%s: %v", arn, err)
 		}
 	}
+	const good = "arn:aws:kms:eu-west-1:111111111111:key/a"
 	for _, arn := range []string{
-		"", "alias/a", "arn:aws:kms:eu-west-1:1:key/a", "arn:aws:kms::111111111111:key/a", "arn:aws:kms:eu-west-1:111111111111:key/",
-		"arn:aws:kms:eu-west-1:111111111111:key/a b", "arn:aws:kms:eu-west-1.evil.example:111111111111:key/a",
-		"arn:aws:kms:eu-west-1:111111111111:key/a\n", "arn:aws:kms:eu-west-1:111111111111:grant/a", " arn:aws:kms:eu-west-1:111111111111:key/a",
+		"", "alias/a", " " + good, good + "\n", good + " b", strings.TrimSuffix(good, "a"),
+		strings.Replace(good, "111111111111", "1", 1), strings.Replace(good, "eu-west-1", "", 1),
+		strings.Replace(good, "eu-west-1", "eu-west-1.evil.example", 1), strings.Replace(good, "key", "grant", 1),
 	} {
 		if _, err := keybroker.NewKMSWrapper(config, arn); !fault.Is(err, fault.Usage) {
 			t.Errorf("%q: %v", arn, err)

@@ -14,12 +14,13 @@ import (
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
-const hintImpostor = "something between here and KMS answers in its place, or the endpoint is no KMS: check --kms-endpoint and " +
-	"proxies, and do not retry"
+const hintImpostor = "something between here and KMS answers in its place, or the endpoint is no KMS: check " +
+	"--kms-endpoint and proxies, and do not retry"
 
 // suspect is a reply that no KMS gives.
 func suspect(requestID string, key keyARN, format string, args ...any) error {
-	return fault.New(fault.Refused, hintImpostor, "kms on %s: %w%s", key, fmt.Errorf(format, args...), inRequest(requestID))
+	return fault.New(fault.Refused, hintImpostor,
+		"kms on %s: %w%s", key, fmt.Errorf(format, args...), inRequest(requestID))
 }
 
 // unusable is a reply whose key cannot be used.
@@ -41,8 +42,8 @@ func wouldSucceed(err error) bool {
 	return errors.As(err, &dryRun)
 }
 
-// explain tells a refused release apart. KMS does not say whether it was the identity or a condition on the evidence that
-// the key policy did not like, so both are named, with what the evidence showed.
+// explain tells a refused release apart. KMS does not say whether it was the identity or a condition on the evidence
+// that the key policy did not like, so both are named, with what the evidence showed.
 func (to *recipient) explain(err error, action string, key keyARN) error {
 	if to == nil {
 		return explainKMS(err, action, key)
@@ -54,10 +55,11 @@ func (to *recipient) explain(err error, action string, key keyARN) error {
 	switch code := api.ErrorCode(); {
 	case strings.HasPrefix(code, "AccessDenied"):
 		return fault.New(fault.Refused, hintDenied,
-			"%s on %s: the key policy refuses this identity, or its conditions on the evidence are not met; the document of %s "+
-				"shows %s%s", action, key, to.document.ModuleID, measured(to.document), said(err))
+			"%s on %s: the key policy refuses this identity, or its conditions on the evidence are not met; "+
+				"the document of %s shows %s%s", action, key, to.document.ModuleID, measured(to.document), said(err))
 	case code == "ValidationException":
-		return fault.New(fault.Refused, hintDocument, "%s on %s: KMS does not accept the attestation document of %s, made at %s%s",
+		return fault.New(fault.Refused, hintDocument,
+			"%s on %s: KMS does not accept the attestation document of %s, made at %s%s",
 			action, key, to.document.ModuleID, to.document.Timestamp.Format("2006-01-02T15:04:05Z"), said(err))
 	default:
 		return explainKMS(err, action, key)
@@ -65,10 +67,11 @@ func (to *recipient) explain(err error, action string, key keyARN) error {
 }
 
 const (
-	hintDenied = "compare these PCRs with the conditions kms:RecipientAttestation:NitroTPMPCR… of the key policy; if they agree, " +
-		"allow kms:Decrypt to the role in the key policy and in its own policy"
-	hintDocument = "KMS takes documents of the last five minutes that AWS signed: check the clocks, and that no TPM in software " +
-		"stands in for the instance's own"
+	hintDenied = "compare these PCRs with the conditions kms:RecipientAttestation:NitroTPMPCR… of the key policy; if " +
+		"they agree, allow kms:Decrypt to the role in the key policy and in its own policy"
+	hintDocument = "KMS takes documents of the last five minutes that AWS signed: check the clocks, and that no TPM in " +
+		"software stands in for the instance's own"
+	hintSwapped = "check that nobody has put the wrap of another model or version into this envelope, then rewrap"
 )
 
 // measured spells out the PCRs that key policies are advised to bind.
@@ -95,7 +98,7 @@ func explainKMS(err error, action string, key keyARN) error {
 	)
 	switch {
 	case errors.As(err, &ciphertext):
-		return fault.New(fault.KeyUnusable, "check that nobody has put the wrap of another model or version into this envelope, then rewrap",
+		return fault.New(fault.KeyUnusable, hintSwapped,
 			"%s on %s: the wrap was not made for this model and version, or is damaged%s", action, key, said(err))
 	case errors.As(err, &incorrect):
 		return fault.New(fault.KeyUnusable, "rewrap the model with the key that its envelope should name",
@@ -104,7 +107,8 @@ func explainKMS(err error, action string, key keyARN) error {
 		return fault.New(fault.Usage, "use a symmetric encryption key (SYMMETRIC_DEFAULT)",
 			"%s on %s: the key is not for encryption%s", action, key, said(err))
 	case errors.As(err, &disabled):
-		return fault.New(fault.Refused, "have the owner enable the key", "%s on %s: the key is disabled%s", action, key, said(err))
+		return fault.New(fault.Refused, "have the owner enable the key",
+			"%s on %s: the key is disabled%s", action, key, said(err))
 	case errors.As(err, &state):
 		return fault.New(fault.Refused, "have the owner cancel the deletion of the key, or import its material again",
 			"%s on %s: the key cannot be used in its state%s", action, key, said(err))

@@ -18,8 +18,8 @@ import (
 type Expectations struct {
 	// Source is the kind of machine. Required.
 	Source verify.Source
-	// PCRs lists for each index the values of 48 bytes that are welcome. Every index listed must be in the document; the
-	// others are not checked. A list without a value is an error.
+	// PCRs lists for each index the values of 48 bytes that are welcome. Every index listed must be in the document;
+	// the others are not checked. A list without a value is an error.
 	PCRs map[int][][]byte
 	// ModuleIDs lists the machines that are welcome. Nil means any.
 	ModuleIDs []string
@@ -48,7 +48,10 @@ func Claims(c *verify.Claims, want Expectations) error {
 	for _, field := range []struct {
 		name      string
 		got, want []byte
-	}{{"public key", c.PublicKey, want.PublicKey}, {"user data", c.UserData, want.UserData}, {"nonce", c.Nonce, want.Nonce}} {
+	}{
+		{"public key", c.PublicKey, want.PublicKey}, {"user data", c.UserData, want.UserData},
+		{"nonce", c.Nonce, want.Nonce},
+	} {
 		add(field.want == nil || bytes.Equal(field.got, field.want), "the %s is not the expected one", field.name)
 	}
 	if len(faults) == 0 {
@@ -70,7 +73,8 @@ func (want Expectations) check() error {
 		}
 		for _, value := range values {
 			if len(value) != 48 {
-				return fault.New(fault.Usage, "PCRs are of SHA-384", "PCR%d should have 48 bytes, not %d", index, len(value))
+				return fault.New(fault.Usage, "PCRs are of SHA-384",
+					"PCR%d should have 48 bytes, not %d", index, len(value))
 			}
 		}
 	}

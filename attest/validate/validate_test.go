@@ -33,29 +33,41 @@ func policy() validate.Expectations {
 	}
 }
 
+// Short names for the table.
+type (
+	claimed  = verify.Claims
+	expected = validate.Expectations
+)
+
 func TestClaims(t *testing.T) {
 	for name, test := range map[string]struct {
-		change func(*verify.Claims, *validate.Expectations)
+		change func(*claimed, *expected)
 		kind   fault.Kind
 		want   []string
 	}{
-		"as expected": {func(*verify.Claims, *validate.Expectations) {}, 0, nil},
-		"wrong PCR":   {func(c *verify.Claims, _ *validate.Expectations) { c.PCRs[4] = pcr(1) }, fault.Refused, []string{"PCR4 is 0101"}},
-		"all wrong": {func(c *verify.Claims, _ *validate.Expectations) {
+		"as expected": {func(*claimed, *expected) {}, 0, nil},
+		"wrong PCR": {func(c *claimed, _ *expected) { c.PCRs[4] = pcr(1) }, fault.Refused,
+			[]string{"PCR4 is 0101"}},
+		"all wrong": {func(c *claimed, _ *expected) {
 			c.PCRs, c.ModuleID, c.PublicKey, c.Source = nil, "i-2", nil, verify.Enclave
 		}, fault.Refused, []string{"of nitro-enclave", `"i-2" is not listed`, "PCR4", "PCR12", "public key"}},
-		"missing PCR": {func(c *verify.Claims, _ *validate.Expectations) { delete(c.PCRs, 12) }, fault.Refused, []string{"PCR12 is"}},
-		"no nonce": {func(c *verify.Claims, e *validate.Expectations) {
+		"missing PCR": {func(c *claimed, _ *expected) { delete(c.PCRs, 12) }, fault.Refused,
+			[]string{"PCR12 is"}},
+		"no nonce": {func(c *claimed, e *expected) {
 			c.Nonce, e.Nonce = nil, []byte("nonce")
 		}, fault.Refused, []string{"nonce is not the expected one"}},
-		"debug enclave": {func(c *verify.Claims, e *validate.Expectations) {
+		"debug enclave": {func(c *claimed, e *expected) {
 			c.Source, e.Source = verify.Enclave, verify.Enclave
 			c.PCRs[0], c.PCRs[1], c.PCRs[2] = pcr(0), pcr(0), pcr(0)
 		}, fault.Refused, []string{"debug mode"}},
-		"no source":   {func(_ *verify.Claims, e *validate.Expectations) { e.Source = "" }, fault.Usage, []string{"decides nothing"}},
-		"no PCRs":     {func(_ *verify.Claims, e *validate.Expectations) { e.PCRs = nil }, fault.Usage, []string{"decides nothing"}},
-		"empty list":  {func(_ *verify.Claims, e *validate.Expectations) { e.PCRs[7] = nil }, fault.Usage, []string{"no value for PCR7"}},
-		"short value": {func(_ *verify.Claims, e *validate.Expectations) { e.PCRs[7] = [][]byte{{1}} }, fault.Usage, []string{"PCR7 should have 48"}},
+		"no source": {func(_ *claimed, e *expected) { e.Source = "" }, fault.Usage,
+			[]string{"decides nothing"}},
+		"no PCRs": {func(_ *claimed, e *expected) { e.PCRs = nil }, fault.Usage,
+			[]string{"decides nothing"}},
+		"empty list": {func(_ *claimed, e *expected) { e.PCRs[7] = nil }, fault.Usage,
+			[]string{"no value for PCR7"}},
+		"short value": {func(_ *claimed, e *expected) { e.PCRs[7] = [][]byte{{1}} }, fault.Usage,
+			[]string{"PCR7 should have 48"}},
 	} {
 		c, want := claims(verify.NitroTPM), policy()
 		test.change(c, &want)

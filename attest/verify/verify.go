@@ -1,5 +1,5 @@
-// Package verify checks the cryptography of Nitro attestation documents: signature, certificate chain and times. It needs
-// no network and no device.
+// Package verify checks the cryptography of Nitro attestation documents: signature, certificate chain and times. It
+// needs no network and no device.
 //
 // It says that a document is genuine, not that it is welcome: what the PCRs should be is the business of package
 // attest/validate.
@@ -22,9 +22,9 @@ import (
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
-// awsRoot is the SHA-256 of the DER certificate "aws.nitro-enclaves", which signs for NitroTPM and Nitro Enclaves in all
-// commercial regions. Source: https://aws-nitro-enclaves.amazonaws.com/AWS_NitroEnclaves_Root-G1.zip and its published
-// fingerprint.
+// awsRoot is the SHA-256 of the DER certificate "aws.nitro-enclaves", which signs for NitroTPM and Nitro Enclaves in
+// all commercial regions. Source: https://aws-nitro-enclaves.amazonaws.com/AWS_NitroEnclaves_Root-G1.zip and its
+// published fingerprint.
 const awsRoot = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"
 
 // maxFuture is how far a document's clock may be ahead of the verifier's.
@@ -51,8 +51,8 @@ type Verifier struct {
 	maxAge time.Duration
 }
 
-// New takes the SHA-256 fingerprints of the roots to trust, and the age at which a document is too old. It refuses to be
-// made without either: there is no verifying under no root, or for ever.
+// New takes the SHA-256 fingerprints of the roots to trust, and the age at which a document is too old. It refuses to
+// be made without either: there is no verifying under no root, or for ever.
 func New(maxAge time.Duration, roots ...[sha256.Size]byte) (*Verifier, error) {
 	if len(roots) == 0 {
 		return nil, errors.New("verifying attestation documents needs at least one root")
@@ -71,11 +71,12 @@ func New(maxAge time.Duration, roots ...[sha256.Size]byte) (*Verifier, error) {
 func (v *Verifier) Verify(document []byte, now time.Time) (*Claims, error) {
 	e, d, err := parse(document)
 	if err != nil {
-		return nil, fault.New(fault.Evidence, "the document is damaged or of another kind", "attestation document: %w", err)
+		return nil, fault.New(fault.Evidence, "the document is damaged or of another kind",
+			"attestation document: %w", err)
 	}
 	chain, err := v.chain(d, now)
 	if err != nil {
-		return nil, fault.New(fault.Evidence, "only documents that AWS signed less than three hours ago can be verified",
+		return nil, fault.New(fault.Evidence, "only what AWS signed less than three hours ago can be verified",
 			"the certificates of the attestation document: %w", err)
 	}
 	if err := e.verify(chain[0]); err != nil {
@@ -83,7 +84,8 @@ func (v *Verifier) Verify(document []byte, now time.Time) (*Claims, error) {
 			"the signature of the attestation document: %w", err)
 	}
 	if err := v.checkAge(d.Timestamp, now); err != nil {
-		return nil, fault.New(fault.Evidence, "collect a fresh document, and check the clocks", "attestation document: %w", err)
+		return nil, fault.New(fault.Evidence, "collect a fresh document, and check the clocks",
+			"attestation document: %w", err)
 	}
 	return &Claims{*d, chain}, nil
 }
@@ -91,7 +93,8 @@ func (v *Verifier) Verify(document []byte, now time.Time) (*Claims, error) {
 func (v *Verifier) checkAge(made, now time.Time) error {
 	switch age := now.Sub(made); {
 	case age > v.maxAge:
-		return fmt.Errorf("made at %s, %s ago, more than %s", made.Format(time.RFC3339), age.Round(time.Second), v.maxAge)
+		return fmt.Errorf("made at %s, %s ago, more than %s",
+			made.Format(time.RFC3339), age.Round(time.Second), v.maxAge)
 	case age < -maxFuture:
 		return fmt.Errorf("made at %s, which is %s ahead", made.Format(time.RFC3339), (-age).Round(time.Second))
 	default:
@@ -99,8 +102,8 @@ func (v *Verifier) checkAge(made, now time.Time) error {
 	}
 }
 
-// chain verifies the certificates up to a trusted root at the time now. The bundle has the root first; it is trusted for
-// its fingerprint and not for where it stands.
+// chain verifies the certificates up to a trusted root at the time now. The bundle has the root first; it is trusted
+// for its fingerprint and not for where it stands.
 func (v *Verifier) chain(d *Document, now time.Time) ([]*x509.Certificate, error) {
 	if sum := sha256.Sum256(d.CABundle[0]); !v.roots[sum] {
 		return nil, fmt.Errorf("the root has fingerprint %x, which is not trusted", sum)

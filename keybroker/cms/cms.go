@@ -3,8 +3,8 @@
 // They are CMS EnvelopedData in BER: one recipient who is named by the SHA-256 of its public key, a content key under
 // RSAES-OAEP with SHA-256, and the content under AES-256-CBC. Anything else is refused. This is no general CMS reader.
 //
-// The format authenticates nothing: whoever knows the recipient's public key can make such a message. What comes out must
-// be proven to be the right key by other means.
+// The format authenticates nothing: whoever knows the recipient's public key can make such a message. What comes out
+// must be proven to be the right key by other means.
 //
 // Sources: RFC 5652 section 6, RFC 4055 section 4.1, RFC 3565.
 package cms

@@ -237,6 +237,8 @@ func TestHostileForm(t *testing.T) {
 		return p.build()
 	}
 	good := spoil(func(*parts) {})
+	pkcs15 := []byte("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00")
+	wide := tlv(0x30, bytes.Repeat(tlv(0x30, bytes.Repeat([]byte{5, 0}, 20)), 20))
 	for name, test := range map[string]struct {
 		raw  []byte
 		want string
@@ -248,7 +250,7 @@ func TestHostileForm(t *testing.T) {
 		"all zeros":            {make([]byte, 100), "after the message"},
 		"endless nesting":      {bytes.Repeat([]byte{0x30, 0x80}, 4000), "nested deeper than 16"},
 		"many elements":        {tlv(0x30, bytes.Repeat([]byte{5, 0}, 300)), "more than 256 elements"},
-		"many, deeper":         {tlv(0x30, bytes.Repeat(tlv(0x30, bytes.Repeat([]byte{5, 0}, 20)), 20)), "more than 256 elements"},
+		"many, deeper":         {wide, "more than 256 elements"},
 		"long tag":             {[]byte{0x3f, 0x81, 0x01, 0}, "tag of more than one byte"},
 		"length of 3 bytes":    {[]byte{0x30, 0x83, 0, 0, 1, 0}, "length of 3 bytes"},
 		"length of 127 bytes":  {[]byte{0x30, 0xff, 1}, "length of 127 bytes"},
@@ -263,13 +265,15 @@ func TestHostileForm(t *testing.T) {
 		"version 0":          {spoil(func(p *parts) { p.version = []byte{2, 1, 0} }), "version 00"},
 		"version of 2 bytes": {spoil(func(p *parts) { p.version = []byte{2, 2, 0, 2} }), "version 0002"},
 		"no recipient":       {spoil(func(p *parts) { p.recipients = [][]byte{} }), "recipients: tag 0x31 with 0 fields"},
-		"two recipients":     {spoil(func(p *parts) { p.recipients = [][]byte{p.recipient(), p.recipient()} }), "with 2 fields"},
+		"two recipients": {spoil(func(p *parts) {
+			p.recipients = [][]byte{p.recipient(), p.recipient()}
+		}), "with 2 fields"},
 		"password recipient": {spoil(func(p *parts) { p.recipients = [][]byte{tlv(0xa3, p.ri)} }), "recipient: tag 0xa3"},
 		"recipient v0":       {spoil(func(p *parts) { p.ri = []byte{2, 1, 0} }), "recipient: version 00"},
 		"issuer and serial":  {spoil(func(p *parts) { p.rid = tlv(0x30, []byte{2, 1, 1}) }), "key identifier: tag 0x30"},
 		"another's key":      {spoil(func(p *parts) { p.rid = tlv(0x80, make([]byte, 32)) }), "for another key"},
 		"short identifier":   {spoil(func(p *parts) { p.rid = p.rid[:2]; p.rid[1] = 0 }), "for another key"},
-		"PKCS #1 v1.5":       {spoil(func(p *parts) { p.oaep = []byte("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00") }), "key encryption: object"},
+		"PKCS #1 v1.5":       {spoil(func(p *parts) { p.oaep = pkcs15 }), "key encryption: object"},
 		"OAEP by default":    {spoil(func(p *parts) { p.oaep = tlv(0x30, oidOAEP, tlv(0x30)) }), "OAEP parameters"},
 		"OAEP bare":          {spoil(func(p *parts) { p.oaep = tlv(0x30, oidOAEP) }), "key encryption"},
 		"OAEP hash SHA-1":    {spoil(func(p *parts) { p.oaep = oaep(sha1ID, sha256ID) }), "OAEP hash: object"},
@@ -278,7 +282,8 @@ func TestHostileForm(t *testing.T) {
 			p.oaep = tlv(0x30, oidOAEP, tlv(0x30, tlv(0xa0, sha256ID), tlv(0xa1, tlv(0x30, oidOAEP, sha256ID))))
 		}), "OAEP mask generation: object"},
 		"OAEP label": {spoil(func(p *parts) {
-			p.oaep = tlv(0x30, oidOAEP, tlv(0x30, tlv(0xa0, sha256ID), tlv(0xa1, tlv(0x30, oidMGF1, sha256ID)), tlv(0xa2, tlv(4))))
+			mask := tlv(0xa1, tlv(0x30, oidMGF1, sha256ID))
+			p.oaep = tlv(0x30, oidOAEP, tlv(0x30, tlv(0xa0, sha256ID), mask, tlv(0xa2, tlv(4))))
 		}), "OAEP parameters"},
 		"SHA-256 with parameters": {spoil(func(p *parts) {
 			p.oaep = oaep(tlv(0x30, sha256Bare[2:], tlv(4, []byte{1})), sha256ID)
@@ -288,8 +293,8 @@ func TestHostileForm(t *testing.T) {
 		"short IV":               {spoil(func(p *parts) { p.iv = p.iv[:15] }), "vector of 15 bytes"},
 		"no content":             {spoil(func(p *parts) { p.ciphertext = tlv(0x80) }), "content of 0 bytes"},
 		"half a block":           {spoil(func(p *parts) { p.content = p.content[:40] }), "content of 40 bytes"},
-		"content under [1]":      {spoil(func(p *parts) { p.ciphertext = tlv(0x81, p.content) }), "encrypted content: tag 0x81"},
-		"content in a sequence":  {spoil(func(p *parts) { p.ciphertext = tlv(0xa0, tlv(0x30, p.content[:0])) }), "encrypted content: tag 0x30"},
+		"content under [1]":      {spoil(func(p *parts) { p.ciphertext = tlv(0x81, p.content) }), "content: tag 0x81"},
+		"content in a sequence":  {spoil(func(p *parts) { p.ciphertext = tlv(0xa0, tlv(0x30)) }), "content: tag 0x30"},
 	} {
 		got, err := cms.Open(test.raw, key)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -329,8 +334,8 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// TestPublishedReply opens a reply of the real KMS, which the test of another library publishes together with its key. It
-// is read from that library's source in the module cache, since it is not ours to copy:
+// TestPublishedReply opens a reply of the real KMS, which the test of another library publishes together with its key.
+// It is read from that library's source in the module cache, since it is not ours to copy:
 //
 //	go mod download github.com/edgebitio/nitro-enclaves-sdk-go@v1.0.0
 func TestPublishedReply(t *testing.T) {

@@ -1,12 +1,12 @@
 // Package kms is a stand-in for AWS KMS in the test cloud, strict enough that a wrong client fails.
 //
-// It verifies the signature of every request, keeps keys with states and policies in several accounts, authenticates the
-// encryption context, and gives keys to an attested recipient only after it has verified the attestation document: its
-// COSE signature, its chain to the configured root, its age. The PCRs of the document are condition keys of the key
+// It verifies the signature of every request, keeps keys with states and policies in several accounts, authenticates
+// the encryption context, and gives keys to an attested recipient only after it has verified the attestation document:
+// its COSE signature, its chain to the configured root, its age. The PCRs of the document are condition keys of the key
 // policy. Answers to recipients are CMS in BER of indefinite length, as the real ones are.
 //
-// Sources: AWS KMS API reference (JSON 1.1 protocol, target prefix TrentService) and developer guide, "Condition keys for
-// attested platforms".
+// Sources: AWS KMS API reference (JSON 1.1 protocol, target prefix TrentService) and developer guide, "Condition keys
+// for attested platforms".
 package kms
 
 import (

@@ -35,8 +35,8 @@ func check(t *testing.T, err error) {
 }
 
 // everything lets the account do all.
-const everything = `{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*",
-	"Resource": "*"}}`
+const everything = `{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": "*"},
+	"Action": "kms:*", "Resource": "*"}}`
 
 func start(t *testing.T, opts kms.Options) (*kms.KMS, *kms.Key, *sdk.Client) {
 	t.Helper()
@@ -67,7 +67,8 @@ func TestDescribeKey(t *testing.T) {
 		key.SetState(state)
 		reply, err := client.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key.ARN})
 		check(t, err)
-		if m := reply.KeyMetadata; *m.Arn != key.ARN || m.Enabled != enabled || m.KeyUsage != types.KeyUsageTypeEncryptDecrypt {
+		m := reply.KeyMetadata
+		if *m.Arn != key.ARN || m.Enabled != enabled || m.KeyUsage != types.KeyUsageTypeEncryptDecrypt {
 			t.Errorf("%s: %+v", state, m)
 		}
 	}
@@ -92,7 +93,9 @@ func TestDataKeys(t *testing.T) {
 		"run on":      {map[string]string{"a": "1b", "": "2"}, "InvalidCiphertextException"},
 	} {
 		// Without KeyId: KMS knows the key from the ciphertext.
-		reply, err := client.Decrypt(t.Context(), &sdk.DecryptInput{CiphertextBlob: made.CiphertextBlob, EncryptionContext: test.context})
+		reply, err := client.Decrypt(t.Context(), &sdk.DecryptInput{
+			CiphertextBlob: made.CiphertextBlob, EncryptionContext: test.context,
+		})
 		wantCode(t, name, err, test.code)
 		if err == nil && !bytes.Equal(reply.Plaintext, made.Plaintext) {
 			t.Errorf("%s: another key", name)
@@ -108,19 +111,23 @@ func TestRefusals(t *testing.T) {
 	_, key, client := start(t, kms.Options{})
 	_, err := client.ListKeys(t.Context(), &sdk.ListKeysInput{})
 	wantCode(t, "an operation that is not there", err, "UnknownOperationException")
-	_, err = client.Encrypt(t.Context(), &sdk.EncryptInput{KeyId: &key.ARN, Plaintext: []byte("x"), GrantTokens: []string{"t"}})
+	_, err = client.Encrypt(t.Context(), &sdk.EncryptInput{
+		KeyId: &key.ARN, Plaintext: []byte("x"), GrantTokens: []string{"t"},
+	})
 	wantCode(t, "a field that is not there", err, "SerializationException")
 	_, err = client.Encrypt(t.Context(), &sdk.EncryptInput{KeyId: &key.ARN, Plaintext: make([]byte, 4097)})
 	wantCode(t, "too long", err, "ValidationException")
 	for name, c := range map[string]aws.CredentialsProvider{
 		"anonymous": aws.AnonymousCredentials{}, "stranger": credentials.NewStaticCredentialsProvider("AKIA", "x", ""),
 	} {
-		_, err = client.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key.ARN}, func(o *sdk.Options) { o.Credentials = c })
+		_, err = client.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key.ARN},
+			func(o *sdk.Options) { o.Credentials = c })
 		if err == nil {
 			t.Errorf("%s was let in", name)
 		}
 	}
-	_, err = client.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key.ARN}, func(o *sdk.Options) { o.Region = "us-east-1" })
+	_, err = client.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key.ARN},
+		func(o *sdk.Options) { o.Region = "us-east-1" })
 	wantCode(t, "another region", err, "NotFoundException")
 }
 

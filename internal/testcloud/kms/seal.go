@@ -13,8 +13,8 @@ import (
 	"slices"
 )
 
-// A ciphertext is: one byte of version, the length of the key's ARN in two, the ARN, and AES-GCM of the plaintext with a
-// random nonce in front. The encryption context is authenticated with it.
+// A ciphertext is: one byte of version, the length of the key's ARN in two, the ARN, and AES-GCM of the plaintext with
+// a random nonce in front. The encryption context is authenticated with it.
 const blobVersion = 1
 
 func (key *Key) seal(plaintext []byte, context map[string]string) []byte {

@@ -41,7 +41,8 @@ type Authority struct {
 func NewAuthority(now func() time.Time) (*Authority, error) {
 	a := &Authority{now: now}
 	a.endorsementKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
-	for i, name := range []string{"INSECURE TEST ROOT aws.nitro-enclaves", "INSECURE TEST region", "INSECURE TEST zone"} {
+	names := []string{"INSECURE TEST ROOT aws.nitro-enclaves", "INSECURE TEST region", "INSECURE TEST zone"}
+	for i, name := range names {
 		template := a.template(name, 30*24*time.Hour)
 		template.IsCA = true
 		template.MaxPathLen = 3 - i

@@ -80,6 +80,7 @@ func TestAuthorizationIsChecked(t *testing.T) {
 	other := bytes.Clone(modulus.Buffer)
 	other[100] ^= 4
 	forged.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: other})
+	missalted := tpm2.Salted(key.ObjectHandle, forged)
 
 	for name, test := range map[string]struct {
 		auth tpm2.Session
@@ -92,7 +93,7 @@ func TestAuthorizationIsChecked(t *testing.T) {
 		"salted session":            {tpm2.HMAC(tpm2.TPMAlgSHA512, 64, tpm2.Auth([]byte("secret")), salted), nil},
 		"session with wrong auth":   {tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Auth([]byte("Secret"))), tpm2.TPMRCAuthFail},
 		"salted, with wrong auth":   {tpm2.HMAC(tpm2.TPMAlgSHA512, 64, salted), tpm2.TPMRCAuthFail},
-		"salted for another's key":  {tpm2.HMAC(tpm2.TPMAlgSHA512, 64, tpm2.Salted(key.ObjectHandle, forged)), tpm2.TPMRCValue},
+		"salted for a forged key":   {tpm2.HMAC(tpm2.TPMAlgSHA512, 64, missalted), tpm2.TPMRCValue},
 		"salted with unloaded key":  {tpm2.HMAC(tpm2.TPMAlgSHA512, 64, tpm2.Salted(0x80000099, *public)), tpm2.TPMRCHandle},
 		"session with short nonces": {tpm2.HMAC(tpm2.TPMAlgSHA256, 8), tpm2.TPMRCSize},
 		"parameter encryption": {

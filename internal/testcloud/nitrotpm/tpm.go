@@ -1,9 +1,9 @@
-// Package nitrotpm is a simulated NitroTPM for tests and the demo: a small TPM 2.0 behind a socket, with the vendor command
-// of the real one, whose documents are signed under a test root.
+// Package nitrotpm is a simulated NitroTPM for tests and the demo: a small TPM 2.0 behind a socket, with the vendor
+// command of the real one, whose documents are signed under a test root.
 //
 // It parses the commands that the client sends, checks passwords and HMAC sessions, keeps NV indices with their
-// attributes, and knows nothing else; an unknown command gets the answer that a real TPM gives. Its framing is that of the
-// data socket of swtpm: commands and responses follow each other, each with its own header.
+// attributes, and knows nothing else; an unknown command gets the answer that a real TPM gives. Its framing is that of
+// the data socket of swtpm: commands and responses follow each other, each with its own header.
 //
 // It is not a TPM: its keys are in the memory of the process, and nothing that it signs proves anything.
 package nitrotpm
