@@ -1,7 +1,6 @@
 package model_test
 
 import (
-	"bytes"
 	"crypto"
 	"encoding/base64"
 	"encoding/json"
