@@ -90,6 +90,13 @@ func (s *sandbox) run(args ...string) result {
 	return s.start(args...).wait()
 }
 
+// command is a bare call, for what is not itself under test.
+func command(args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
+	cmd.Env = []string{}
+	return cmd
+}
+
 // process is a run under way.
 type process struct {
 	s              *sandbox
