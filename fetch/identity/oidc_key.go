@@ -1,13 +1,11 @@
 package identity
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -83,6 +81,8 @@ func parsePrivateKey(b []byte) (jose.JSONWebKey, error) {
 	return key, nil
 }
 
+// newSigner signs with the key's id only where the key comes with one: an issuer refuses an id that it does not know,
+// and finds the key of a client by itself without one.
 func newSigner(key jose.JSONWebKey) (jose.Signer, error) {
 	var alg jose.SignatureAlgorithm
 	switch k := key.Key.(type) {
@@ -100,13 +100,6 @@ func newSigner(key jose.JSONWebKey) (jose.Signer, error) {
 	}
 	if alg == "" {
 		return nil, errors.New("a kind of key that issuers do not take")
-	}
-	if key.KeyID == "" {
-		id, err := key.Thumbprint(crypto.SHA256)
-		if err != nil {
-			return nil, errors.New("the key has no thumbprint")
-		}
-		key.KeyID = base64.RawURLEncoding.EncodeToString(id)
 	}
 	return jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
 }

@@ -199,37 +199,37 @@ func TestOIDCPrivateKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := newIssuer(t)
-	for name, material := range map[string][]byte{"PEM": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "JWK": asJWK} {
+	for name, material := range map[string][]byte{"": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "key-1": asJWK} {
 		cfg := i.config(t, nil)
 		cfg.ClientSecret, cfg.PrivateKey = nil, material
 		if _, err := mustOIDC(t, cfg).Token(t.Context()); err != nil {
-			t.Fatalf("%s: %v", name, err)
+			t.Fatalf("key %q: %v", name, err)
 		}
 		form := i.forms[len(i.forms)-1]
 		if form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" || form.Get("client_id") != "loader:1" ||
 			form.Has("client_secret") || i.headers[len(i.headers)-1].Get("Authorization") != "" {
-			t.Errorf("%s: posted %v", name, form)
+			t.Errorf("key %q: posted %v", name, form)
 		}
 		checkAssertion(t, name, form.Get("client_assertion"), &key.PublicKey, i.name())
 	}
 }
 
-func checkAssertion(t *testing.T, name, assertion string, key *ecdsa.PublicKey, issuer string) {
+func checkAssertion(t *testing.T, keyID, assertion string, key *ecdsa.PublicKey, issuer string) {
 	t.Helper()
 	parsed, err := jwt.ParseSigned(assertion, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("key %q: %v", keyID, err)
 	}
 	var claims struct {
 		jwt.Claims
 		Audience any `json:"aud"`
 	}
 	if err := parsed.Claims(key, &claims); err != nil {
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("key %q: %v", keyID, err)
 	}
 	if claims.Issuer != "loader:1" || claims.Subject != "loader:1" || claims.Audience != issuer || claims.ID == "" ||
-		claims.Expiry.Time().Sub(claims.IssuedAt.Time()) != assertionLife || parsed.Headers[0].KeyID == "" {
-		t.Errorf("%s: claims %+v, key %q", name, claims, parsed.Headers[0].KeyID)
+		claims.Expiry.Time().Sub(claims.IssuedAt.Time()) != assertionLife || parsed.Headers[0].KeyID != keyID {
+		t.Errorf("key %q: claims %+v, key %q", keyID, claims, parsed.Headers[0].KeyID)
 	}
 }
 
