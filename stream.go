@@ -67,11 +67,43 @@ func stream(ctx context.Context, models []*sealed, sinks []sink, ordered bool, l
 		progress.BytesTotal.Add(m.plan.SealedSize())
 		progress.FilesTotal.Add(int64(len(m.plan.Files())))
 	}
-	// The largest objects first, so that what trails at the end is small.
-	slices.SortStableFunc(plan.Parts, func(a, b fetch.Part) int {
-		return cmp.Compare(plan.Objects[b.Object].Size, plan.Objects[a.Object].Size)
-	})
+	plan.Parts = inOrder(plan)
 	return fetch.Stream(ctx, plan, &split, limits, &progress.Progress)
+}
+
+// together is how many large objects are read at a time. A file takes one writer at a time, so that connections had
+// better not all work at one; each is open until its last byte.
+const together = 8
+
+// inOrder puts the parts into the order in which they are started: the largest objects first, so that what trails at
+// the end is small, and some of them in turns.
+func inOrder(plan fetch.Plan) []fetch.Part {
+	ranked := make([]int, len(plan.Objects))
+	for i := range ranked {
+		ranked[i] = i
+	}
+	slices.SortStableFunc(ranked, func(a, b int) int { return cmp.Compare(plan.Objects[b].Size, plan.Objects[a].Size) })
+	rank := make([]int, len(ranked))
+	for i, object := range ranked {
+		rank[object] = i
+	}
+	type turn struct {
+		part       fetch.Part
+		group, nth int
+	}
+	turns, seen := make([]turn, len(plan.Parts)), make([]int, len(plan.Objects))
+	for i, p := range plan.Parts {
+		turns[i] = turn{p, rank[p.Object] / together, seen[p.Object]}
+		seen[p.Object]++
+	}
+	slices.SortStableFunc(turns, func(a, b turn) int {
+		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.nth, b.nth), cmp.Compare(rank[a.part.Object], rank[b.part.Object]))
+	})
+	parts := make([]fetch.Part, len(turns))
+	for i, t := range turns {
+		parts[i] = t.part
+	}
+	return parts
 }
 
 // splitter cuts the windows of all objects into chunks and opens them: the sink of fetch, the source of our sinks.

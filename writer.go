@@ -28,6 +28,9 @@ type outFile struct {
 	out  *target.File
 	err  error
 	left atomic.Int64 // bytes not yet written
+	// busy is held while the kernel writes. It lets one writer into a file at a time anyway, but waiting for it here
+	// leaves the processor to another connection.
+	busy sync.Mutex
 }
 
 func newWriter(m *sealed, progress *Progress) *writer {
@@ -89,11 +92,10 @@ func (w *writer) write(r run) error {
 	if r.file < 0 {
 		return nil
 	}
-	out, err := w.open(r.file)
-	if err != nil {
+	if _, err := w.open(r.file); err != nil {
 		return err
 	}
-	n, err := out.WriteVec(r.data, r.offset)
+	n, err := w.files[r.file].writeVec(r.data, r.offset)
 	if err != nil {
 		return err
 	}
@@ -101,6 +103,12 @@ func (w *writer) write(r run) error {
 		return nil
 	}
 	return w.finish(r.file)
+}
+
+func (f *outFile) writeVec(data [][]byte, offset int64) (int, error) {
+	f.busy.Lock()
+	defer f.busy.Unlock()
+	return f.out.WriteVec(data, offset)
 }
 
 // open creates a file with the first of its bytes.
