@@ -104,6 +104,7 @@ func TestHints(t *testing.T) {
 		{tpm2.TPMRCHierarchy | 0x100, "owner hierarchy"},
 		{&hangError{command: commandNSM}, "stuck"},
 		{context.DeadlineExceeded, "stuck"},
+		{unix.ETIME, "stuck"},
 		{io.ErrUnexpectedEOF, "tpm2_selftest"},
 	} {
 		err := explain(test.err, "/dev/tpmrm0")

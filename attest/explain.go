@@ -65,11 +65,11 @@ func hintFor(err error, device string) string {
 		{unix.ECONNREFUSED, hintSocket},
 		{os.ErrNotExist, hintMissing}, {unix.ENXIO, hintMissing}, {unix.ENODEV, hintMissing},
 		{unix.EACCES, hintPermission}, {unix.EPERM, hintCgroup}, {unix.EBUSY, hintBusy}, {errNoDevice, hintNode},
-		{errManager, hintManager}, {errUnknownCommand, hintForeign},
+		{errManager, hintManager}, {errUnknownCommand, hintForeign}, {errTooLarge, hintForeign},
 		{errNoSpace, hintSpace}, {errWindowFull, hintSpace},
 		{tpm2.TPMRCInitialize, hintStartup},
 		{tpm2.TPMRCBadAuth, hintOwner}, {tpm2.TPMRCAuthFail, hintOwner}, {tpm2.TPMRCHierarchy, hintOwner},
-		{context.DeadlineExceeded, hintHang},
+		{context.DeadlineExceeded, hintHang}, {unix.ETIME, hintHang}, // ETIME is the driver's own patience
 	} {
 		if errors.Is(err, cure.cause) {
 			return cure.hint

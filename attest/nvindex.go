@@ -37,6 +37,7 @@ const indexAlg = tpm2.TPMAlgSHA512
 var (
 	errWindowFull = fmt.Errorf("all %d NV indices from %#x are taken", windowSize, uint32(windowFirst))
 	errNoSpace    = errors.New("no NV space left in the TPM")
+	errTooLarge   = errors.New("the TPM's NV indices are too small for an attestation document")
 )
 
 // nvIndex is an index of ours, and what it takes to use it.
@@ -94,13 +95,16 @@ func defineAt(l *link, place tpm2.TPMHandle, size uint16, now time.Time) (*nvInd
 		Auth:       tpm2.TPM2BAuth{Buffer: index.auth},
 		PublicInfo: tpm2.New2B(index.public),
 	}.Execute(l)
-	if errors.Is(err, tpm2.TPMRCNVSpace) {
+	switch {
+	case err == nil:
+		return index, nil
+	case errors.Is(err, tpm2.TPMRCNVSpace):
 		return nil, fmt.Errorf("%w: %w", errNoSpace, err)
-	}
-	if err != nil {
+	case errors.Is(err, tpm2.TPMRCSize), errors.Is(err, tpm2.TPMRCNVSize):
+		return nil, fmt.Errorf("%w: %w", errTooLarge, err)
+	default:
 		return nil, fmt.Errorf("defining NV index %#x: %w", uint32(place), err)
 	}
-	return index, nil
 }
 
 // owner is the owner hierarchy with its empty auth value.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +48,8 @@ func swtpm(t *testing.T, flags string) (*NitroTPM, *os.Process) {
 		_ = cmd.Wait()
 	})
 	for range 500 {
-		if _, err := os.Stat(socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			_ = conn.Close()
 			n, err := NewNitroTPM("unix:" + socket)
 			if err != nil {
 				t.Fatal(err)
@@ -93,6 +95,16 @@ func TestSwtpmIsNoNitroTPM(t *testing.T) {
 		t.Errorf("error of kind %v: %v (hint: %s)", fault.Of(err), err, fault.Hint(err))
 	}
 	noIndices(t, n)
+}
+
+// TestSwtpmIndexTooSmall asks for the room that a real document needs.
+func TestSwtpmIndexTooSmall(t *testing.T) {
+	n, _ := swtpm(t, running)
+	n.bufferSize = bufferSize
+	_, err := n.Collect(t.Context(), Binding{})
+	if !fault.Is(err, fault.Evidence) || !errors.Is(err, errTooLarge) || fault.Hint(err) != hintForeign {
+		t.Errorf("error of kind %v: %v (hint: %s)", fault.Of(err), err, fault.Hint(err))
+	}
 }
 
 // TestSwtpmNV sends a request of the largest size through the index and back, under either kind of authorization.
