@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
@@ -212,7 +213,7 @@ func TestDiagnoseWithoutAnswer(t *testing.T) {
 func TestHostileMessage(t *testing.T) {
 	message := "Access Denied\nlevel=ERROR forged\x1b[31m\xff" + strings.Repeat("x", 10000)
 	err := Diagnose(awsError(403, "AccessDenied", message), Op{Action: "s3:GetObject", Resource: "s3://b/k"})
-	if text := err.Error(); strings.ContainsAny(text, "\n\x1b\xff") || len(text) > 700 || !strings.Contains(text, "Access Denied level=ERROR forged") {
+	if text := err.Error(); strings.ContainsAny(text, "\n\x1b") || !utf8.ValidString(text) || len(text) > 700 || !strings.Contains(text, "Access Denied level=ERROR forged") {
 		t.Errorf("message of %d bytes: %.300q", len(text), text)
 	}
 	claims := &Claims{Subject: "a\nb" + strings.Repeat("y", 10000)}

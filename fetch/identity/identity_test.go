@@ -317,14 +317,10 @@ func TestAnonymousRequestsAreUnsigned(t *testing.T) {
 	if _, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("b"), Key: aws.String("k")}); err != nil || seen[0] != "" {
 		t.Errorf("error %v, signed with %q", err, seen)
 	}
-	if p.Renew(err400{}) {
+	if p.Renew(awsError(http.StatusBadRequest, "ExpiredToken", "")) {
 		t.Error("anonymous access has nothing to renew")
 	}
 }
-
-type err400 struct{}
-
-func (err400) Error() string { return "ExpiredToken" }
 
 func TestCallers(t *testing.T) {
 	f := newFakeSTS(t)

@@ -11,7 +11,7 @@ const (
 
 // Codes that several services use for the same thing.
 var (
-	denied    = []string{"AccessDenied", "AccessDeniedException", "AccessControlListNotSupported", "Forbidden", "AllAccessDisabled"}
+	denied    = []string{"AccessDenied", "AccessDeniedException", "Forbidden", "AllAccessDisabled"}
 	badKey    = []string{"InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "InvalidToken", "MissingAuthenticationToken"}
 	badSign   = []string{"SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature"}
 	throttled = []string{"Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "SlowDown",

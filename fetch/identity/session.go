@@ -164,6 +164,7 @@ func (w *webIdentity) exchange(ctx context.Context, token string) (granted, erro
 		if err != nil {
 			return granted{}, err
 		}
+		//lint:ignore SA1019 the field that replaces it is not sent everywhere yet
 		return granted{out.Credentials, out.AssumedRoleUser, out.SourceIdentity, out.PackedPolicySize, out.ResultMetadata}, nil
 	})
 }
@@ -210,6 +211,7 @@ func (a *assumeRole) call(ctx context.Context) (granted, error) {
 		if err != nil {
 			return granted{}, err
 		}
+		//lint:ignore SA1019 the field that replaces it is not sent everywhere yet
 		return granted{out.Credentials, out.AssumedRoleUser, out.SourceIdentity, out.PackedPolicySize, out.ResultMetadata}, nil
 	})
 }
