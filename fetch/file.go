@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
@@ -31,7 +33,8 @@ func (s *fileSource) Close() error { return s.root.Close() }
 
 // Get opens a range of a file. The pin is made of size and modification time.
 func (s *fileSource) Get(_ context.Context, r Range) (*Body, error) {
-	f, err := s.root.Open(r.Name)
+	// Without O_NONBLOCK the opening of a FIFO would wait for a writer, past every timeout.
+	f, err := s.root.OpenFile(r.Name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fileError(s.uri, r.Name, err)
 	}
