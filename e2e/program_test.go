@@ -52,7 +52,7 @@ func sealfetch(t *testing.T, env []string, args ...string) outcome {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(program, args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, &stdout, &stderr
+	cmd.Env, cmd.Stdout, cmd.Stderr = append([]string{}, env...), &stdout, &stderr
 	begun := time.Now()
 	err := cmd.Run()
 	if cmd.ProcessState == nil {
