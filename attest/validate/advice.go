@@ -9,9 +9,9 @@ type Advice struct {
 	Why  string
 }
 
-// AdviceFor lists what is known of the PCRs of a kind of machine, the best choice first. Any one entry that says Bind
-// is a policy; entries may be combined. Sources: AWS, "Attestable AMIs" and "Where to get an enclave's measurements";
-// UEFI PC client platform firmware profile; advisory GHSA-xrv8-2pf5-f3q7 for PCR 12.
+// AdviceFor lists what is known of the PCRs of a kind of machine, the best choice first. Any one entry that says Bind is
+// a policy; entries may be combined. Sources: TCG PC Client Platform Firmware Profile and advisory GHSA-xrv8-2pf5-f3q7
+// for NitroTPM, "Where to get an enclave's measurements" of the AWS Nitro Enclaves user guide.
 func AdviceFor(source verify.Source) []Advice {
 	if source == verify.Enclave {
 		return []Advice{
@@ -24,7 +24,7 @@ func AdviceFor(source verify.Source) []Advice {
 		{[]int{4, 12}, true, "the boot image and its kernel command line: one build. PCR 4 without 12 can be got around " +
 			"with a command line from outside the image"},
 		{[]int{7}, true, "the Secure Boot keys: every image that one publisher signs"},
-		{[]int{0, 1, 2, 3}, false, "firmware of the instance: the same on every machine of AWS"},
+		{[]int{0, 1}, false, "firmware of the instance and its configuration: constants of AWS"},
 		{[]int{15, 16, 23}, false, "whatever the running system puts there: worth what the bound boot image is worth"},
 	}
 }
