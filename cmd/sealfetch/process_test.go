@@ -332,9 +332,17 @@ func TestSealIsInterrupted(t *testing.T) {
 	s.configure(box)
 	f.give(box)
 	writeObjects(t, filepath.Join(box.dir, "src"), map[string][]byte{"w": []byte(f.files["weights.safetensors"])})
-	hit := s.cloud.Inject(testcloud.Rule{Op: "UploadPart", Skip: 2, Fault: testcloud.Fault{Latency: time.Minute}})
+	var parts atomic.Int64
+	end := make(chan struct{})
+	defer close(end)
+	s.cloud.OnS3Request(func(r *testcloud.Request) testcloud.Fault {
+		if r.Op == "UploadPart" && parts.Add(1) == 3 {
+			<-end
+		}
+		return testcloud.Fault{}
+	})
 	p := box.start("seal", "--model", "a/b", "--version", "1", "--wrap", "jwk:kek.jwk", "--part-size", "5Mi", "--connections", "1", "src", "s3://models/m")
-	await(t, "slow part", func() bool { return hit.Hits() > 0 })
+	await(t, "third part", func() bool { return parts.Load() == 3 })
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	p.wait().want(t, 143)
 	if keys := s.bucket.Keys(); len(keys) > 0 || s.bucket.Uploads() > 0 {
