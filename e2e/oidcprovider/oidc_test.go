@@ -61,7 +61,8 @@ func startIssuer(t *testing.T) *issuer {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("node", script)
-	cmd.Env = append(os.Environ(), "ISSUER="+i.url, "PORT="+port, "TLS_CERT="+filepath.Join(dir, "tls.crt"), "TLS_KEY="+filepath.Join(dir, "tls.key"),
+	cmd.Env = append(os.Environ(), "ISSUER="+i.url, "PORT="+port, "TLS_CERT="+filepath.Join(dir, "tls.crt"),
+		"TLS_KEY="+filepath.Join(dir, "tls.key"),
 		"SIGNING_KEY="+string(jwk(t, newKey(t), "signing")), "CLIENT_SECRET="+clientSecret, "CLIENT_JWK="+clientJWK,
 		"TOKEN_SECONDS="+strconv.Itoa(int(tokenLife.Seconds())), "MODULES="+dir)
 	var log bytes.Buffer
@@ -88,9 +89,11 @@ func (i *issuer) keys(t *testing.T) (clientJWK string) {
 	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "issuer"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "issuer"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0,
+			1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -106,7 +109,8 @@ func (i *issuer) keys(t *testing.T) (clientJWK string) {
 
 func (i *issuer) config(t *testing.T, client string) identity.OIDCConfig {
 	t.Helper()
-	cfg := identity.OIDCConfig{Issuer: i.url, ClientID: client, Audience: audience, Scopes: []string{"models"}, CABundle: i.ca}
+	cfg := identity.OIDCConfig{Issuer: i.url, ClientID: client, Audience: audience, Scopes: []string{"models"},
+		CABundle: i.ca}
 	if client == "with-key" {
 		cfg.PrivateKey = i.clientKey
 		return cfg
@@ -152,7 +156,8 @@ func TestClientCredentials(t *testing.T) {
 			continue
 		}
 		claims, err := identity.ParseClaims(token)
-		if err != nil || claims.Issuer != i.url || claims.Subject != client || strings.Join(claims.Audience, " ") != audience ||
+		if err != nil || claims.Issuer != i.url || claims.Subject != client || strings.Join(claims.Audience,
+			" ") != audience ||
 			time.Until(claims.Expires) > tokenLife {
 			t.Errorf("%s: claims %+v, %v", client, claims, err)
 		}
@@ -173,7 +178,8 @@ func (i *issuer) refusals(t *testing.T) {
 		"invalid_client": wrong, "HTTP 404": realm, "unknown authority": authority,
 	} {
 		_, err := tokens(t, cfg).Token(t.Context())
-		if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), want) || fault.Hint(err) == "" || strings.Contains(err.Error(), clientSecret) {
+		if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), want) || fault.Hint(err) == "" ||
+			strings.Contains(err.Error(), clientSecret) {
 			t.Errorf("%s: %v (%s)", want, err, fault.Hint(err))
 		}
 	}

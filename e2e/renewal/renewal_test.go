@@ -60,8 +60,9 @@ func newSite(t *testing.T) *site {
 	s.cloud.Account(loaderAccount).TrustIssuer(url, "sts.amazonaws.com")
 	s.cloud.Account(ownerAccount).NewBucket("acme-models", region)
 	plan, err := policy.Chain(policy.Request{
-		Model: policy.Model{Bucket: "acme-models", Prefix: "llama/v3"}, LoaderRole: loaderRole, OwnerRole: ownerRole, ExternalID: "ml-7",
-		Issuer: strings.Replace(url, "http:", "https:", 1), Subject: subject,
+		Model: policy.Model{Bucket: "acme-models", Prefix: "llama/v3"}, LoaderRole: loaderRole, OwnerRole: ownerRole,
+		ExternalID: "ml-7",
+		Issuer:     strings.Replace(url, "http:", "https:", 1), Subject: subject,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +78,8 @@ func newSite(t *testing.T) *site {
 
 func (s *site) role(account, name, trust, permissions string) {
 	s.t.Helper()
-	if _, err := s.cloud.Account(account).NewRole(testcloud.RoleSpec{Name: name, Trust: trust, Policy: permissions}); err != nil {
+	if _, err := s.cloud.Account(account).NewRole(testcloud.RoleSpec{Name: name, Trust: trust,
+		Policy: permissions}); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -98,8 +100,10 @@ func (s *site) publish() {
 	}
 	key := s.cloud.Account(ownerAccount).NewAccessKey()
 	s.must(nil, "keygen", "--type", "kek", "--out", s.path("kek.jwk"))
-	s.must([]string{"AWS_ACCESS_KEY_ID=" + key.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + key.SecretAccessKey, "AWS_ENDPOINT_URL=" + s.cloud.S3URL(),
-		"AWS_DEFAULT_REGION=" + region}, "seal", "--model", "acme/llama", "--version", "3", "--wrap", "jwk:"+s.path("kek.jwk"), s.path("model"),
+	s.must([]string{"AWS_ACCESS_KEY_ID=" + key.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + key.SecretAccessKey,
+		"AWS_ENDPOINT_URL=" + s.cloud.S3URL(),
+		"AWS_DEFAULT_REGION=" + region}, "seal", "--model", "acme/llama", "--version", "3", "--wrap",
+		"jwk:"+s.path("kek.jwk"), s.path("model"),
 		"s3://acme-models/llama/v3")
 }
 
@@ -132,7 +136,8 @@ func (s *site) build() {
 // rotate puts a new token into the token file each minute, as the kubelet does.
 func (s *site) rotate(done <-chan struct{}) {
 	for {
-		token := s.issuer.Mint(oidc.Claims{Subject: subject, Audience: []string{"sts.amazonaws.com"}, Lifetime: 2 * time.Minute})
+		token := s.issuer.Mint(oidc.Claims{Subject: subject, Audience: []string{"sts.amazonaws.com"},
+			Lifetime: 2 * time.Minute})
 		s.write(s.path("token.new"), []byte(token+"\n"))
 		if err := os.Rename(s.path("token.new"), s.path("token")); err != nil {
 			s.t.Error(err)
@@ -167,15 +172,19 @@ func TestTenMinutes(t *testing.T) {
 	begun := time.Now()
 	log := s.must([]string{
 		"AWS_ROLE_ARN=" + loaderRole, "AWS_WEB_IDENTITY_TOKEN_FILE=" + s.path("token"), "AWS_DEFAULT_REGION=" + region,
-		"AWS_ENDPOINT_URL=" + s.cloud.S3URL(), "SEALFETCH_STS_ENDPOINT=" + s.cloud.STSURL(), "SEALFETCH_TRUST_KEY=jwk:" + s.path("kek.jwk"),
-		"SEALFETCH_ROLE_ARN=" + ownerRole, "SEALFETCH_EXTERNAL_ID=ml-7", "SEALFETCH_CONNECTIONS=" + fmt.Sprint(connections),
+		"AWS_ENDPOINT_URL=" + s.cloud.S3URL(), "SEALFETCH_STS_ENDPOINT=" + s.cloud.STSURL(),
+		"SEALFETCH_TRUST_KEY=jwk:" + s.path("kek.jwk"),
+		"SEALFETCH_ROLE_ARN=" + ownerRole, "SEALFETCH_EXTERNAL_ID=ml-7", "SEALFETCH_CONNECTIONS=" +
+			fmt.Sprint(connections),
 		"SEALFETCH_LOG_FORMAT=json",
 	}, "init", "sealed+s3://acme-models/llama/v3", out)
 	took := time.Since(begun)
 	s.compare(out)
 	s.checkRequests(took)
-	t.Logf("%d files of %d MiB in %s; identity.assumed %d times; requests: %d GetObject, %d AssumeRoleWithWebIdentity, %d AssumeRole", files,
-		fileSize>>20, took.Round(time.Second), strings.Count(log, `"event":"identity.assumed"`), len(s.cloud.S3Requests("GetObject")),
+	t.Logf("%d files of %d MiB in %s; identity.assumed %d times; requests: %d GetObject, %d "+
+		"AssumeRoleWithWebIdentity, %d AssumeRole", files,
+		fileSize>>20, took.Round(time.Second), strings.Count(log, `"event":"identity.assumed"`),
+		len(s.cloud.S3Requests("GetObject")),
 		len(s.cloud.STSRequests("AssumeRoleWithWebIdentity")), len(s.cloud.STSRequests("AssumeRole")))
 }
 

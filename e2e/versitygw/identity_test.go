@@ -43,7 +43,8 @@ func newSite(t *testing.T) *site {
 		"Url": {issuer.URL()}, "ClientIDList.member.1": {audience}, "ThumbprintList.member.1": {thumbprint},
 	})
 	dir := t.TempDir()
-	s := &site{t: t, issuer: issuer, source: filepath.Join(dir, "model"), kek: filepath.Join(dir, "kek.jwk"), token: filepath.Join(dir, "token")}
+	s := &site{t: t, issuer: issuer, source: filepath.Join(dir, "model"), kek: filepath.Join(dir, "kek.jwk"),
+		token: filepath.Join(dir, "token")}
 	s.createRoles()
 	s.publish()
 	return s
@@ -64,9 +65,12 @@ func (s *site) createRoles() {
 		parts[part.Name] = part.Compact()
 	}
 	everything := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}`
-	for name, permissions := range map[string]string{"model-loader": parts["loader-role-policy"], "reads-everything": everything} {
-		iam(s.t, "CreateRole", url.Values{"RoleName": {name}, "AssumeRolePolicyDocument": {parts["loader-trust-policy"]}})
-		iam(s.t, "PutRolePolicy", url.Values{"RoleName": {name}, "PolicyName": {"read"}, "PolicyDocument": {permissions}})
+	for name, permissions := range map[string]string{"model-loader": parts["loader-role-policy"],
+		"reads-everything": everything} {
+		iam(s.t, "CreateRole", url.Values{"RoleName": {name},
+			"AssumeRolePolicyDocument": {parts["loader-trust-policy"]}})
+		iam(s.t, "PutRolePolicy", url.Values{"RoleName": {name}, "PolicyName": {"read"},
+			"PolicyDocument": {permissions}})
 	}
 }
 
@@ -76,11 +80,14 @@ func (s *site) publish() {
 		s.t.Fatal(err)
 	}
 	writeFile(s.t, filepath.Join(s.source, "config.json"), []byte(`{"model_type":"llama"}`))
-	writeFile(s.t, filepath.Join(s.source, "model.safetensors"), bytes.Repeat([]byte("0123456789abcdef"), 1<<19)) // 8 MiB
+	writeFile(s.t, filepath.Join(s.source, "model.safetensors"), bytes.Repeat([]byte("0123456789abcdef"),
+		1<<19)) // 8 MiB
 	s.must(s.run(nil, "keygen", "--type", "kek", "--out", s.kek))
-	root := []string{"AWS_ACCESS_KEY_ID=" + rootKey, "AWS_SECRET_ACCESS_KEY=" + rootSecret, "AWS_ENDPOINT_URL=" + s3URL, "AWS_DEFAULT_REGION=" + region}
+	root := []string{"AWS_ACCESS_KEY_ID=" + rootKey, "AWS_SECRET_ACCESS_KEY=" + rootSecret, "AWS_ENDPOINT_URL=" + s3URL,
+		"AWS_DEFAULT_REGION=" + region}
 	for _, prefix := range []string{"llama/v3", "llama/v30"} {
-		s.must(s.run(root, "seal", "--model", "acme/llama", "--version", "3", "--wrap", "jwk:"+s.kek, s.source, "s3://"+bucket+"/"+prefix))
+		s.must(s.run(root, "seal", "--model", "acme/llama", "--version", "3", "--wrap", "jwk:"+s.kek, s.source,
+			"s3://"+bucket+"/"+prefix))
 	}
 }
 
@@ -111,8 +118,10 @@ func (s *site) must(o outcome) {
 // env is what EKS and KServe give the init container of a pod with a role and an s3-endpoint annotation.
 func (s *site) env(role string, extra ...string) []string {
 	return append([]string{
-		"AWS_ROLE_ARN=" + role, "AWS_WEB_IDENTITY_TOKEN_FILE=" + s.token, "AWS_REGION=" + region, "AWS_DEFAULT_REGION=" + region,
-		"AWS_ENDPOINT_URL=" + s3URL, "SEALFETCH_STS_ENDPOINT=" + stsURL, "SEALFETCH_TRUST_KEY=jwk:" + s.kek, "SEALFETCH_LOG_FORMAT=json",
+		"AWS_ROLE_ARN=" + role, "AWS_WEB_IDENTITY_TOKEN_FILE=" + s.token, "AWS_REGION=" + region,
+		"AWS_DEFAULT_REGION=" + region,
+		"AWS_ENDPOINT_URL=" + s3URL, "SEALFETCH_STS_ENDPOINT=" + stsURL, "SEALFETCH_TRUST_KEY=jwk:" + s.kek,
+		"SEALFETCH_LOG_FORMAT=json",
 		"POD_NAMESPACE=ml", "POD_NAME=llama-x2k4p",
 	}, extra...)
 }
@@ -171,13 +180,17 @@ func TestWebIdentity(t *testing.T) {
 		{"no session policy", oidc.Claims{}, s.env(loaderRole, "SEALFETCH_SESSION_POLICY=off"), model, 0, ""},
 		{"another model", oidc.Claims{}, s.env(loaderRole), other, 11, ""},
 		{"wide role", oidc.Claims{}, s.env(wideRole), other, 0, ""},
-		{"wide role under a session policy for another model", oidc.Claims{}, s.env(wideRole, "SEALFETCH_SESSION_POLICY="+onlyOther), model, 11, ""},
+		{"wide role under a session policy for another model", oidc.Claims{}, s.env(wideRole,
+			"SEALFETCH_SESSION_POLICY="+onlyOther), model, 11, ""},
 		{"wrong audience", oidc.Claims{Audience: []string{"vault"}}, s.env(loaderRole), model, 10, "vault"},
-		{"wrong subject", oidc.Claims{Subject: "system:serviceaccount:ml:other"}, s.env(loaderRole), model, 10, "system:serviceaccount:ml:other"},
+		{"wrong subject", oidc.Claims{Subject: "system:serviceaccount:ml:other"}, s.env(loaderRole), model, 10,
+			"system:serviceaccount:ml:other"},
 		{"expired", oidc.Claims{Lifetime: -time.Hour}, s.env(loaderRole), model, 10, "the token expired at"},
-		{"unknown issuer", oidc.Claims{Issuer: "https://elsewhere.example"}, s.env(loaderRole), model, 10, "elsewhere.example"},
+		{"unknown issuer", oidc.Claims{Issuer: "https://elsewhere.example"}, s.env(loaderRole), model, 10,
+			"elsewhere.example"},
 		{"unknown role", oidc.Claims{}, s.env(loaderRole + "x"), model, 10, "no such role"},
-		{"chain, which versitygw does not know", oidc.Claims{}, s.env(loaderRole, "SEALFETCH_ROLE_ARN="+wideRole), model, 10, "hop"},
+		{"chain, which versitygw does not know", oidc.Claims{}, s.env(loaderRole, "SEALFETCH_ROLE_ARN="+wideRole),
+			model, 10, "hop"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s.mint(tt.claims)

@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	gatewayModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0" // a program of its own, so no dependency of this module
-	programsEnv   = "E2E_VERSITYGW_PROGRAMS"                            // directory with the built programs; set inside the namespaces
+	// A program of its own, so no dependency of this module.
+	gatewayModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+	// The directory with the built programs; set inside the namespaces.
+	programsEnv   = "E2E_VERSITYGW_PROGRAMS"
 	issuerName    = "issuer.example"
 	issuerAddress = "198.51.100.10"
 )
@@ -108,7 +110,8 @@ func setFlags(fd int, device string, flags uint16) error {
 
 func mountHosts() error {
 	hosts := filepath.Join(os.Getenv(programsEnv), "hosts")
-	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"+issuerAddress+" "+issuerName+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"+issuerAddress+" "+issuerName+"\n"),
+		0o644); err != nil {
 		return err
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {

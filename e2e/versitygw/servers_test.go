@@ -53,8 +53,10 @@ func startIssuer(t *testing.T) (issuer *oidc.Issuer, caFile, thumbprint string) 
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: issuerName}, DNSNames: []string{issuerName},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -62,7 +64,8 @@ func startIssuer(t *testing.T) (issuer *oidc.Issuer, caFile, thumbprint string) 
 	}
 	caFile = filepath.Join(t.TempDir(), "ca.pem")
 	writeFile(t, caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	listener, err := tls.Listen("tcp", issuerAddress+":443", &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	listener, err := tls.Listen("tcp", issuerAddress+":443",
+		&tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,9 +90,11 @@ func startGateway(t *testing.T, caFile string) {
 	}
 	root := []string{"-a", rootKey, "-s", rootSecret, "--region", region}
 	start(t, "127.0.0.1:7078", []string{"SSL_CERT_FILE=" + caFile},
-		append([]string{"-p", "127.0.0.1:7078"}, append(root, "iam", "--dir", filepath.Join(dir, "iam"), "--private-ports", socket)...)...)
+		append([]string{"-p", "127.0.0.1:7078"}, append(root, "iam", "--dir", filepath.Join(dir, "iam"),
+			"--private-ports", socket)...)...)
 	start(t, "127.0.0.1:7077", nil,
-		append([]string{"-p", "127.0.0.1:7077"}, append(root, "--iam-standalone-endpoint", socket, "posix", objects)...)...)
+		append([]string{"-p", "127.0.0.1:7077"}, append(root, "--iam-standalone-endpoint", socket, "posix",
+			objects)...)...)
 	client := rootS3()
 	if _, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
 		t.Fatal(err)
@@ -139,7 +144,8 @@ func iam(t *testing.T, action string, form url.Values) {
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	sum := sha256.Sum256([]byte(body))
 	key := aws.Credentials{AccessKeyID: rootKey, SecretAccessKey: rootSecret}
-	if err := v4.NewSigner().SignHTTP(t.Context(), key, req, hex.EncodeToString(sum[:]), "iam", region, time.Now()); err != nil {
+	if err := v4.NewSigner().SignHTTP(t.Context(), key, req, hex.EncodeToString(sum[:]), "iam", region,
+		time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	resp, err := http.DefaultClient.Do(req)

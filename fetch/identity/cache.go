@@ -37,7 +37,8 @@ type entry[T any] struct {
 	ends    time.Time // zero: never
 }
 
-func newCache[T any](now func() time.Time, fetch func(context.Context) (T, time.Time, error), warn func(error)) *cache[T] {
+func newCache[T any](now func() time.Time, fetch func(context.Context) (T, time.Time, error),
+	warn func(error)) *cache[T] {
 	return &cache[T]{fetch: fetch, now: now, warn: warn, turn: make(chan struct{}, 1)}
 }
 

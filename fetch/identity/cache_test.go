@@ -35,7 +35,8 @@ type lease struct {
 	ends   time.Time
 }
 
-func leases(c *clock, life time.Duration, fetched *atomic.Int32, fail *atomic.Bool) func(context.Context) (lease, time.Time, error) {
+func leases(c *clock, life time.Duration, fetched *atomic.Int32, fail *atomic.Bool) func(context.Context) (lease,
+	time.Time, error) {
 	return func(context.Context) (lease, time.Time, error) {
 		if fail != nil && fail.Load() {
 			return lease{}, time.Time{}, errors.New("issuer is down")

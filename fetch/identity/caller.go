@@ -35,5 +35,6 @@ func (p *Provider) caller(ctx context.Context, s step) Caller {
 	if err != nil {
 		return Caller{Step: s.name, Err: Diagnose(err, Op{Action: "sts:GetCallerIdentity", Region: p.cfg.region()})}
 	}
-	return Caller{Step: s.name, ARN: aws.ToString(out.Arn), Account: aws.ToString(out.Account), UserID: aws.ToString(out.UserId)}
+	return Caller{Step: s.name, ARN: aws.ToString(out.Arn), Account: aws.ToString(out.Account),
+		UserID: aws.ToString(out.UserId)}
 }

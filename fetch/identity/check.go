@@ -124,7 +124,8 @@ func (p PodIdentity) check(add addFault) {
 		return
 	}
 	if u.Scheme == "http" && !local(u.Hostname()) {
-		add("container credentials over http from %s: only loopback and the node's own agents may be asked without TLS", u.Hostname())
+		add("container credentials over http from %s: only loopback and the node's own agents may be asked without TLS",
+			u.Hostname())
 	}
 }
 

@@ -43,10 +43,12 @@ type world struct {
 	token  string // the token file
 }
 
-func newWorld(t *testing.T, opts testcloud.Options, makePlan func(policy.Request) (*policy.Plan, error), request policy.Request) *world {
+func newWorld(t *testing.T, opts testcloud.Options, makePlan func(policy.Request) (*policy.Plan, error),
+	request policy.Request) *world {
 	t.Helper()
 	cloud := testcloud.Start(t, opts)
-	w := &world{t: t, cloud: cloud, issuer: oidc.New(cloud.Now), token: filepath.Join(t.TempDir(), "token"), roles: map[string]*testcloud.Role{}}
+	w := &world{t: t, cloud: cloud, issuer: oidc.New(cloud.Now), token: filepath.Join(t.TempDir(), "token"),
+		roles: map[string]*testcloud.Role{}}
 	url, err := cloud.Serve(w.issuer)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +58,8 @@ func newWorld(t *testing.T, opts testcloud.Options, makePlan func(policy.Request
 	w.bucket.Put(modelKey, []byte("model"))
 	w.bucket.Put(otherKey, []byte("other"))
 	cloud.Account(loaderAccount).TrustIssuer(url, audience)
-	request.Model, request.Subject, request.Issuer = policy.Model{Bucket: "acme-models", Prefix: "llama/v3"}, subject, strings.Replace(url, "http:", "https:", 1)
+	request.Model, request.Subject, request.Issuer = policy.Model{Bucket: "acme-models", Prefix: "llama/v3"}, subject,
+		strings.Replace(url, "http:", "https:", 1)
 	request.LoaderRole, request.OwnerAccount = "arn:aws:iam::"+loaderAccount+":role/model-loader", ownerAccount
 	plan, err := makePlan(request)
 	if err != nil {
@@ -117,8 +120,9 @@ func (w *world) write(token string) {
 func (w *world) config() identity.Config {
 	return identity.Config{
 		Region: region, STSEndpoint: w.cloud.STSURL(), RoleARN: "arn:aws:iam::" + loaderAccount + ":role/model-loader",
-		WebIdentityTokenFile: w.token, SessionName: identity.SessionName("sealfetch", "ml", "llama", "x2k4p"), AppID: "sealfetch",
-		Now: w.cloud.Now,
+		WebIdentityTokenFile: w.token, SessionName: identity.SessionName("sealfetch", "ml", "llama", "x2k4p"),
+		AppID: "sealfetch",
+		Now:   w.cloud.Now,
 	}
 }
 
@@ -133,7 +137,8 @@ func (w *world) provider(cfg identity.Config) *identity.Provider {
 
 func (w *world) s3(p *identity.Provider) *s3.Client {
 	url := w.cloud.S3URL()
-	return s3.New(s3.Options{Region: region, BaseEndpoint: &url, UsePathStyle: true, Credentials: p, Retryer: p.Retryer(atOnce{})})
+	return s3.New(s3.Options{Region: region, BaseEndpoint: &url, UsePathStyle: true, Credentials: p,
+		Retryer: p.Retryer(atOnce{})})
 }
 
 // get reads an object as the loader does and diagnoses what goes wrong.
@@ -144,7 +149,8 @@ func (w *world) get(client *s3.Client, key, owner string) (string, error) {
 	}
 	out, err := client.GetObject(w.t.Context(), in)
 	if err != nil {
-		return "", identity.Diagnose(err, identity.Op{Action: "s3:GetObject", Resource: "s3://acme-models/" + key, Region: region, Owner: owner})
+		return "", identity.Diagnose(err, identity.Op{Action: "s3:GetObject", Resource: "s3://acme-models/" + key,
+			Region: region, Owner: owner})
 	}
 	defer out.Body.Close()
 	data, err := io.ReadAll(out.Body)
@@ -158,12 +164,14 @@ func (atOnce) MaxAttempts() int                             { return 3 }
 func (atOnce) RetryDelay(int, error) (time.Duration, error) { return 0, nil }
 
 func chainRequest() policy.Request {
-	return policy.Request{OwnerRole: "arn:aws:iam::" + ownerAccount + ":role/model-reader", ExternalID: "ml-7", SourceIdentity: true, SessionTags: true}
+	return policy.Request{OwnerRole: "arn:aws:iam::" + ownerAccount + ":role/model-reader", ExternalID: "ml-7",
+		SourceIdentity: true, SessionTags: true}
 }
 
 func chainHop() identity.Hop {
-	return identity.Hop{RoleARN: "arn:aws:iam::" + ownerAccount + ":role/model-reader", ExternalID: "ml-7", SourceIdentity: "model-loader",
-		Tags: map[string]string{"team": "ml"}}
+	return identity.Hop{RoleARN: "arn:aws:iam::" + ownerAccount + ":role/model-reader", ExternalID: "ml-7",
+		SourceIdentity: "model-loader",
+		Tags:           map[string]string{"team": "ml"}}
 }
 
 func sessionPolicy(t *testing.T) identity.SessionPolicy {
@@ -201,7 +209,8 @@ func TestGeneratedPoliciesWork(t *testing.T) {
 				if _, err := w.get(client, otherKey, ownerAccount); !fault.Is(err, fault.Access) {
 					t.Errorf("a model whose name begins alike: %v", err)
 				}
-				if _, err := client.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("acme-models")}); err == nil {
+				if _, err := client.ListObjectsV2(t.Context(),
+					&s3.ListObjectsV2Input{Bucket: aws.String("acme-models")}); err == nil {
 					t.Error("the bucket can be listed")
 				}
 				checkAudit(t, w, assumed, len(cfg.RoleChain)+1)
@@ -218,9 +227,11 @@ func checkAudit(t *testing.T, w *world, assumed []identity.Assumed, want int) {
 		t.Fatalf("%d sessions reported, %d requests, want %d of each", len(assumed), len(requests), want)
 	}
 	for n, a := range assumed {
-		if a.RequestID != requests[n].ID || a.Hop != n || !strings.HasSuffix(a.AssumedRoleID, ":sealfetch-ml-llama-x2k4p") ||
+		if a.RequestID != requests[n].ID || a.Hop != n || !strings.HasSuffix(a.AssumedRoleID,
+			":sealfetch-ml-llama-x2k4p") ||
 			!strings.Contains(requests[n].UserAgent, "app/sealfetch") {
-			t.Errorf("session %d reported as %+v, logged as request %s of %q", n, a, requests[n].ID, requests[n].UserAgent)
+			t.Errorf("session %d reported as %+v, logged as request %s of %q", n, a, requests[n].ID,
+				requests[n].UserAgent)
 		}
 	}
 }
@@ -257,7 +268,8 @@ func TestPackedPolicyTooLarge(t *testing.T) {
 	}
 	cfg.SessionPolicy.Required = true
 	_, err := w.get(w.s3(w.provider(cfg)), modelKey, "")
-	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "too large together") || !strings.Contains(fault.Hint(err), "--session-policy off") {
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "too large together") ||
+		!strings.Contains(fault.Hint(err), "--session-policy off") {
 		t.Errorf("required: %v", err)
 	}
 }
@@ -266,9 +278,10 @@ func TestPackedPolicyTooLarge(t *testing.T) {
 func TestDirectWebIdentityIntoOwnerAccount(t *testing.T) {
 	w := newWorld(t, testcloud.Options{}, policy.Direct, chainRequest())
 	provider := w.cloud.Account(ownerAccount).TrustIssuer(w.issuer.URL(), audience)
-	trust := fmt.Sprintf(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"Federated":%q},"Action":"sts:AssumeRoleWithWebIdentity"}}`, provider)
+	trust := fmt.Sprintf(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"Federated":%q},`+
+		`"Action":"sts:AssumeRoleWithWebIdentity"}}`, provider)
 	w.role("arn:aws:iam::"+ownerAccount+":role/federated", ownerAccount, trust,
-		`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::acme-models/*"}}`)
+		allow("s3:GetObject", "arn:aws:s3:::acme-models/*"))
 	cfg := w.config()
 	cfg.RoleARN = "arn:aws:iam::" + ownerAccount + ":role/federated"
 	if got, err := w.get(w.s3(w.provider(cfg)), modelKey, ""); err != nil || got != "model" {
@@ -279,13 +292,15 @@ func TestDirectWebIdentityIntoOwnerAccount(t *testing.T) {
 // TestClientCredentialsAsWebIdentity: tokens of 30 seconds from an issuer such as Keycloak, for ten minutes.
 func TestClientCredentialsAsWebIdentity(t *testing.T) {
 	w := newWorld(t, testcloud.Options{}, policy.Chain, chainRequest())
-	w.issuer.AddClient(oidc.Client{ID: "loader", Secret: "hush", Subject: subject, Audiences: []string{audience}, Lifetime: 30 * time.Second})
+	w.issuer.AddClient(oidc.Client{ID: "loader", Secret: "hush", Subject: subject, Audiences: []string{audience},
+		Lifetime: 30 * time.Second})
 	secretFile := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secretFile, []byte("hush\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tokens, err := identity.NewOIDC(identity.OIDCConfig{Issuer: w.issuer.URL(), ClientID: "loader", ClientSecretFile: secretFile,
-		Audience: audience, Now: w.cloud.Now, HTTPClient: http.DefaultClient})
+	tokens, err := identity.NewOIDC(identity.OIDCConfig{Issuer: w.issuer.URL(), ClientID: "loader",
+		ClientSecretFile: secretFile,
+		Audience:         audience, Now: w.cloud.Now, HTTPClient: http.DefaultClient})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,50 +394,65 @@ func TestRealRefusals(t *testing.T) {
 		kind          fault.Kind
 		cause, remedy string
 	}{
-		{"no token file", func(w *world, _ *identity.Config) { os.Remove(w.token) }, fault.Identity, "no such file", "ServiceAccount"},
-		{"malformed token", func(w *world, _ *identity.Config) { w.write("eyJ token") }, fault.Identity, "malformed", "one JSON web token"},
-		{"wrong audience", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Audience: []string{"vault"}}) }, fault.Identity,
+		{"no token file", func(w *world, _ *identity.Config) { os.Remove(w.token) }, fault.Identity, "no such file",
+			"ServiceAccount"},
+		{"malformed token", func(w *world, _ *identity.Config) { w.write("eyJ token") }, fault.Identity, "malformed",
+			"one JSON web token"},
+		{"wrong audience", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Audience: []string{"vault"}}) },
+			fault.Identity,
 			"wrong audience: the token is for vault", "sts.amazonaws.com"},
-		{"expired token", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Lifetime: -time.Hour}) }, fault.Identity, "the token expired at", "renews it"},
-		{"issuer not trusted", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Issuer: "http://127.0.0.1:9"}) }, fault.Identity,
+		{"expired token", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Lifetime: -time.Hour}) },
+			fault.Identity, "the token expired at", "renews it"},
+		{"issuer not trusted", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Issuer: "http://127.0.0.1:9"}) },
+			fault.Identity,
 			"does not know the issuer http://127.0.0.1:9", "IAM OIDC provider"},
 		{"another's signature", func(w *world, _ *identity.Config) {
 			w.write(w.issuer.Mint(oidc.Claims{Subject: subject, Audience: []string{audience}}))
 			w.issuer.Rotate(false)
 		}, fault.Identity, "could not fetch the keys", "jwks_uri"},
-		{"trust policy refuses sub", func(w *world, _ *identity.Config) { w.mint(oidc.Claims{Subject: "system:serviceaccount:ml:other"}) }, fault.Identity,
+		{"trust policy refuses sub", func(w *world,
+			_ *identity.Config) {
+			w.mint(oidc.Claims{Subject: "system:serviceaccount:ml:other"})
+		}, fault.Identity,
 			"trust policy refuses sub system:serviceaccount:ml:other", "trust policy of arn:aws:iam::" + loaderAccount},
-		{"role missing", func(_ *world, c *identity.Config) { c.RoleARN += "x" }, fault.Identity, "there is no such role", "model-loaderx"},
-		{"external id missing", func(_ *world, c *identity.Config) { c.RoleChain[0].ExternalID = "" }, fault.Identity, "hop refused", "sends no external id"},
-		{"external id wrong", func(_ *world, c *identity.Config) { c.RoleChain[0].ExternalID = "ml-8" }, fault.Identity, "hop refused", "must be the one"},
-		{"hop to a missing role", func(_ *world, c *identity.Config) { c.RoleChain[0].RoleARN += "x" }, fault.Identity, "no such role", "model-readerx"},
+		{"role missing", func(_ *world, c *identity.Config) { c.RoleARN += "x" }, fault.Identity,
+			"there is no such role", "model-loaderx"},
+		{"external id missing", func(_ *world, c *identity.Config) { c.RoleChain[0].ExternalID = "" }, fault.Identity,
+			"hop refused", "sends no external id"},
+		{"external id wrong", func(_ *world, c *identity.Config) { c.RoleChain[0].ExternalID = "ml-8" }, fault.Identity,
+			"hop refused", "must be the one"},
+		{"hop to a missing role", func(_ *world, c *identity.Config) { c.RoleChain[0].RoleARN += "x" }, fault.Identity,
+			"no such role", "model-readerx"},
 		{"hop not permitted", func(w *world, _ *identity.Config) {
-			w.must(w.roles["model-loader"].SetPolicy(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:GetObject","Resource":"*"}}`))
+			w.must(w.roles["model-loader"].SetPolicy(allow("s3:GetObject", "*")))
 		}, fault.Identity, "has no permission to assume", "allow sts:AssumeRole"},
 		{"tags not permitted", func(w *world, _ *identity.Config) {
-			w.must(w.roles["model-loader"].SetPolicy(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":["sts:AssumeRole","sts:SetSourceIdentity"],"Resource":"*"}}`))
+			w.must(w.roles["model-loader"].SetPolicy(allow("sts:AssumeRole\",\"sts:SetSourceIdentity", "*")))
 		}, fault.Identity, "may not pass session tags", "sts:TagSession"},
 		{"own session policy too tight", func(_ *world, c *identity.Config) {
-			c.SessionPolicy = identity.SessionPolicy{JSON: `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:PutObject","Resource":"*"}}`, Required: true}
+			c.SessionPolicy = identity.SessionPolicy{JSON: allow("s3:PutObject", "*"), Required: true}
 		}, fault.Access, "session policy is too tight", "--session-policy"},
 		{"malformed session policy", func(_ *world, c *identity.Config) {
 			c.SessionPolicy = identity.SessionPolicy{JSON: `{"Version":"x"}`, Required: true}
 		},
 			fault.Identity, "not a valid policy", "--session-policy"},
 		{"role may not read", func(w *world, _ *identity.Config) {
-			w.must(w.roles["model-reader"].SetPolicy(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:PutObject","Resource":"*"}}`))
+			w.must(w.roles["model-reader"].SetPolicy(allow("s3:PutObject", "*")))
 		}, fault.Access, "role's own policy does not allow", "s3:GetObject"},
 		{"bucket denies", func(w *world, _ *identity.Config) {
-			w.must(w.bucket.SetPolicy(`{"Version":"2012-10-17","Statement":{"Effect":"Deny","Principal":"*","Action":"s3:*","Resource":"arn:aws:s3:::acme-models/*"}}`))
+			deny := strings.Replace(allow("s3:*", "arn:aws:s3:::acme-models/*"), `"Allow"`, `"Deny","Principal":"*"`, 1)
+			w.must(w.bucket.SetPolicy(deny))
 		}, fault.Access, "a policy denies it", "Deny"},
 		{"deleted static key", func(w *world, c *identity.Config) {
 			key := w.cloud.Account(loaderAccount).NewAccessKey()
-			c.Source, c.Static = identity.StaticKeys, identity.Static{AccessKeyID: key.AccessKeyID, SecretAccessKey: key.SecretAccessKey}
+			c.Source, c.Static = identity.StaticKeys, identity.Static{AccessKeyID: key.AccessKeyID,
+				SecretAccessKey: key.SecretAccessKey}
 			w.cloud.Revoke(key.AccessKeyID)
 		}, fault.Identity, "does not know the access key", "deleted"},
 		{"wrong secret", func(w *world, c *identity.Config) {
 			key := w.cloud.Account(loaderAccount).NewAccessKey()
-			c.Source, c.Static = identity.StaticKeys, identity.Static{AccessKeyID: key.AccessKeyID, SecretAccessKey: "x"}
+			c.Source, c.Static = identity.StaticKeys, identity.Static{AccessKeyID: key.AccessKeyID,
+				SecretAccessKey: "x"}
 		}, fault.Identity, "signature does not match", "secret access key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -432,7 +462,8 @@ func TestRealRefusals(t *testing.T) {
 			cfg.RoleChain = []identity.Hop{chainHop()}
 			tt.spoil(w, &cfg)
 			got, err := w.get(w.s3(w.provider(cfg)), modelKey, ownerAccount)
-			if got != "" || fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.cause) || !strings.Contains(fault.Hint(err), tt.remedy) {
+			if got != "" || fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.cause) ||
+				!strings.Contains(fault.Hint(err), tt.remedy) {
 				t.Errorf("%q, kind %d\nerror: %v\n hint: %s", got, fault.Of(err), err, fault.Hint(err))
 			}
 			if strings.Contains(err.Error(), "eyJ") {
@@ -440,6 +471,12 @@ func TestRealRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// allow is a policy of one statement; action may be several, with the quotes and commas between them.
+func allow(action, resource string) string {
+	return fmt.Sprintf(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":["%s"],"Resource":%q}}`,
+		action, resource)
 }
 
 func (w *world) must(err error) {
@@ -459,10 +496,13 @@ func TestWrongOwnerAndWrongRegion(t *testing.T) {
 		t.Errorf("wrong owner: %v", err)
 	}
 	url := w.cloud.S3URL()
-	elsewhere := s3.New(s3.Options{Region: "us-west-2", BaseEndpoint: &url, UsePathStyle: true, Credentials: p, Retryer: aws.NopRetryer{}})
-	_, err = elsewhere.GetObject(context.Background(), &s3.GetObjectInput{Bucket: aws.String("acme-models"), Key: aws.String(modelKey)})
+	elsewhere := s3.New(s3.Options{Region: "us-west-2", BaseEndpoint: &url, UsePathStyle: true, Credentials: p,
+		Retryer: aws.NopRetryer{}})
+	_, err = elsewhere.GetObject(context.Background(), &s3.GetObjectInput{Bucket: aws.String("acme-models"),
+		Key: aws.String(modelKey)})
 	err = identity.Diagnose(err, identity.Op{Action: "s3:GetObject", Resource: objectURI, Region: "us-west-2"})
-	if !fault.Is(err, fault.Access) || !strings.Contains(err.Error(), "wrong region: the bucket is in "+region+", the client in us-west-2") {
+	if !fault.Is(err, fault.Access) || !strings.Contains(err.Error(),
+		"wrong region: the bucket is in "+region+", the client in us-west-2") {
 		t.Errorf("wrong region: %v", err)
 	}
 }

@@ -48,7 +48,8 @@ func Diagnose(err error, op Op) error {
 	}
 	r := a.rule(op)
 	fill := op.replacer(a)
-	said := &diagnosis{err: err, text: op.Action + on(op.Resource) + ": " + fill.Replace(r.cause) + " (" + a.String() + ")"}
+	said := &diagnosis{err: err, text: op.Action + on(op.Resource) + ": " + fill.Replace(r.cause) + " (" + a.String() +
+		")"}
 	return fault.New(r.kind, fill.Replace(r.cure), "%w", said)
 }
 
@@ -152,8 +153,10 @@ func (op Op) replacer(a answer) *strings.Replacer {
 		external = "sends an external id; it must be the one in the trust policy"
 	}
 	return strings.NewReplacer(
-		"{role}", op.Resource, "{resource}", op.Resource, "{region}", or(op.Region, "the client's region"), "{owner}", op.Owner,
-		"{bucket-region}", or(a.region, "the bucket's region"), "{from}", or(op.From, "the identity before"), "{external}", external,
+		"{role}", op.Resource, "{resource}", op.Resource, "{region}", or(op.Region, "the client's region"), "{owner}",
+		op.Owner,
+		"{bucket-region}", or(a.region, "the bucket's region"), "{from}", or(op.From, "the identity before"),
+		"{external}", external,
 		"{iss}", oneLine(or(c.Issuer, "no issuer")), "{sub}", oneLine(or(c.Subject, "no subject")),
 		"{aud}", oneLine(c.audience()), "{exp}", expiry(c.Expires), "{action}", op.Action,
 	)
@@ -194,7 +197,8 @@ type rule struct {
 }
 
 func (r rule) matches(op Op, a answer) bool {
-	return (r.action == op.Action || strings.HasSuffix(r.action, ":") && strings.HasPrefix(op.Action, r.action) || r.action == "") &&
+	return (r.action == op.Action || strings.HasSuffix(r.action, ":") && strings.HasPrefix(op.Action, r.action) ||
+		r.action == "") &&
 		(r.codes == nil || slices.Contains(r.codes, a.code)) &&
 		strings.Contains(strings.ToLower(a.message), r.says) &&
 		(r.status == 0 || r.status == a.status) &&
@@ -221,8 +225,9 @@ func otherwise(action string, status int) rule {
 	case strings.HasPrefix(action, "kms:"):
 		return rule{kind: fault.Refused, cause: "refused", cure: "look the error code up in the KMS API reference"}
 	case strings.HasPrefix(action, "pod-identity:"):
-		return rule{kind: fault.Identity, cause: "the agent refuses", cure: "check that the ServiceAccount has a pod identity association " +
-			"and that its role trusts pods.eks.amazonaws.com, then recreate the pod"}
+		return rule{kind: fault.Identity, cause: "the agent refuses",
+			cure: "check that the ServiceAccount has a pod identity association and that its role trusts " +
+				"pods.eks.amazonaws.com, then recreate the pod"}
 	default:
 		return rule{kind: fault.Identity, cause: "refused", cure: "look the error code up in the STS API reference"}
 	}
@@ -233,15 +238,16 @@ func unanswered(err error, op Op) error {
 	short := &diagnosis{err: err, text: op.Action + on(op.Resource) + ": " + oneLine(innermost(err).Error())}
 	switch {
 	case untrusted(err):
-		return fault.New(fault.Identity, "give the authority's certificate with AWS_CA_BUNDLE, or check what answers at that address", "%w", short)
+		return fault.New(fault.Identity, "give the authority's certificate with AWS_CA_BUNDLE, or check what answers "+
+			"at that address", "%w", short)
 	case strings.HasPrefix(op.Action, "pod-identity:"):
-		return fault.New(fault.Transient, "check that the EKS Pod Identity agent runs on the node, and that NetworkPolicies let "+
-			"the pod reach 169.254.170.23 port 80", "%w", short)
+		return fault.New(fault.Transient, "check that the EKS Pod Identity agent runs on the node, and that "+
+			"NetworkPolicies let the pod reach 169.254.170.23 port 80", "%w", short)
 	case strings.HasPrefix(op.Action, "aws-config:"):
 		return fault.New(fault.Identity, "log in again (aws sso login), or check the profile", "%w", short)
 	default:
-		return fault.New(fault.Transient, "check DNS, NetworkPolicies, proxies and VPC endpoints between the pod and the "+
-			"service's endpoint", "%w", short)
+		return fault.New(fault.Transient, "check DNS, NetworkPolicies, proxies and VPC endpoints between the pod and "+
+			"the service's endpoint", "%w", short)
 	}
 }
 

@@ -47,7 +47,8 @@ type Config struct {
 	SessionName string
 	// Duration of the web identity session. Zero: one hour, or the role's own limit where that is shorter.
 	Duration time.Duration
-	// SessionPolicy narrows the last role's session. Sessions on the way to it are then narrowed to taking the next step.
+	// SessionPolicy narrows the last role's session. Sessions on the way to it are then narrowed to taking the next
+	// step.
 	SessionPolicy SessionPolicy
 
 	// Static is a long-lived key or a ready-made session; zero for none.
@@ -109,7 +110,7 @@ type Hop struct {
 	SourceIdentity string // persists through all later hops; empty for none
 	Tags           map[string]string
 	TransitiveTags []string      // keys of Tags that later hops inherit
-	Duration       time.Duration // zero: one hour; longer is cut to one hour, which is all that AWS grants a chained role
+	Duration       time.Duration // zero: one hour, which is also all that AWS grants a chained role
 }
 
 // Static is an access key. Printing one shows the key's id, masked, and nothing else.
@@ -137,7 +138,8 @@ func (s Static) masked() string {
 	if s.AccessKeyID == "" {
 		return "no key"
 	}
-	return fmt.Sprintf("key …%s from %s", s.AccessKeyID[max(0, len(s.AccessKeyID)-4):], cmp.Or(s.From, "the configuration"))
+	return fmt.Sprintf("key …%s from %s", s.AccessKeyID[max(0, len(s.AccessKeyID)-4):], cmp.Or(s.From,
+		"the configuration"))
 }
 
 // Format prints the URI.
@@ -181,7 +183,8 @@ func (c *Config) fill() {
 	}
 	c.SessionName = cmp.Or(c.SessionName, "sealfetch")
 	if len(c.SessionPolicy.JSON) > maxPolicy { // check has refused it where it is required
-		c.log().Warn("the session policy is longer than AWS takes; going on with all permissions of the role", "limit", maxPolicy)
+		c.log().Warn("the session policy is longer than AWS takes; going on with all permissions of the role", "limit",
+			maxPolicy)
 		c.SessionPolicy = SessionPolicy{}
 	}
 }

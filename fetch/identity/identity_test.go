@@ -19,7 +19,8 @@ import (
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
-var staticKey = Static{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI", SessionToken: "tokentoken", From: "AWS_ACCESS_KEY_ID"}
+var staticKey = Static{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI",
+	SessionToken: "tokentoken", From: "AWS_ACCESS_KEY_ID"}
 
 // noSharedConfig keeps the tester's own AWS settings, and the network, out of a test.
 func noSharedConfig(t *testing.T) {
@@ -27,7 +28,8 @@ func noSharedConfig(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("AWS_CONFIG_FILE", filepath.Join(dir, "config"))
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(dir, "credentials"))
-	for _, name := range []string{"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
+	for _, name := range []string{"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+		"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"} {
 		t.Setenv(name, "")
 	}
@@ -38,7 +40,8 @@ func TestWhichSourceWins(t *testing.T) {
 	noSharedConfig(t)
 	web := Config{RoleARN: loaderRole, WebIdentityTokenFile: "/token"}
 	all := web
-	all.Static, all.PodIdentity, all.Profile = staticKey, PodIdentity{URI: "http://169.254.170.23/v1/credentials"}, "ops"
+	all.Static, all.PodIdentity, all.Profile = staticKey, PodIdentity{URI: "http://169.254.170.23/v1/credentials"},
+		"ops"
 	webAndPod := web
 	webAndPod.PodIdentity = all.PodIdentity
 	issuer := Config{RoleARN: loaderRole, TokenProvider: TokenFile("/issuer"), Static: staticKey}
@@ -57,7 +60,8 @@ func TestWhichSourceWins(t *testing.T) {
 		warn string   // in the log
 	}{
 		{"web identity", web, []string{"web identity token /token for " + loaderRole}, ""},
-		{"static key over web identity", all, []string{"static key …MPLE from AWS_ACCESS_KEY_ID", "not used: web identity", "pod identity", "profile ops"},
+		{"static key over web identity", all, []string{"static key …MPLE from AWS_ACCESS_KEY_ID",
+			"not used: web identity", "pod identity", "profile ops"},
 			"static key wins over web identity"},
 		{"web identity over pod identity", webAndPod, []string{"web identity token", "not used: pod identity"}, ""},
 		{"issuer over static key", issuer, []string{"token of /issuer", "not used: static key …MPLE"}, ""},
@@ -82,7 +86,8 @@ func TestWhichSourceWins(t *testing.T) {
 			if tt.warn == "" && strings.Contains(log.String(), "WARN") || !strings.Contains(log.String(), tt.warn) {
 				t.Errorf("log %q, want a warning %q", log.String(), tt.warn)
 			}
-			if strings.Contains(why+log.String(), "wJalr") || strings.Contains(why+log.String(), "tokentoken") || strings.Contains(why+log.String(), "AKIAIOS") {
+			if strings.Contains(why+log.String(), "wJalr") || strings.Contains(why+log.String(), "tokentoken") ||
+				strings.Contains(why+log.String(), "AKIAIOS") {
 				t.Error("a secret was printed")
 			}
 			if p.Anonymous() != tt.cfg.Anonymous {
@@ -106,7 +111,8 @@ func TestNoCredentialsAndNoMetadataService(t *testing.T) {
 		"profile that is empty": {Source: Shared},
 	} {
 		_, _, err := Credentials(t.Context(), cfg)
-		if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "no AWS credentials") || fault.Hint(err) == "" {
+		if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "no AWS credentials") ||
+			fault.Hint(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -119,18 +125,21 @@ func TestNoCredentialsAndNoMetadataService(t *testing.T) {
 func TestProfile(t *testing.T) {
 	noSharedConfig(t)
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "credentials"), "[default]\naws_access_key_id = AKIDEFAULT\naws_secret_access_key = s\n[ops]\naws_access_key_id = AKIOPS\naws_secret_access_key = s\n")
+	write(t, filepath.Join(dir, "credentials"), "[default]\naws_access_key_id = AKIDEFAULT\naws_secret_access_key = "+
+		"s\n[ops]\naws_access_key_id = AKIOPS\naws_secret_access_key = s\n")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(dir, "credentials"))
 	for profile, want := range map[string]string{"": "AKIDEFAULT", "ops": "AKIOPS"} {
 		p, why, err := Credentials(t.Context(), Config{Profile: profile})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if creds, err := p.Retrieve(t.Context()); err != nil || creds.AccessKeyID != want || !strings.Contains(why, "shared AWS configuration") {
+		if creds, err := p.Retrieve(t.Context()); err != nil || creds.AccessKeyID != want || !strings.Contains(why,
+			"shared AWS configuration") {
 			t.Errorf("profile %q: key %s, error %v, explanation %q", profile, creds.AccessKeyID, err, why)
 		}
 	}
-	if _, _, err := Credentials(t.Context(), Config{Profile: "absent"}); !fault.Is(err, fault.Usage) || !strings.Contains(err.Error(), "absent") {
+	if _, _, err := Credentials(t.Context(), Config{Profile: "absent"}); !fault.Is(err, fault.Usage) ||
+		!strings.Contains(err.Error(), "absent") {
 		t.Errorf("absent profile: %v", err)
 	}
 }
@@ -148,8 +157,10 @@ func TestConfigFaultsAreReportedTogether(t *testing.T) {
 	if !fault.Is(err, fault.Usage) {
 		t.Fatalf("%v", err)
 	}
-	for _, want := range []string{"role of the web identity", `session name "a b"`, "13h0m0s", "hop 1: the role", "hop 1: the external id",
-		"hop 1: source identity", `hop 1: session name "x"`, "hop 1: session tag", "transitive tag", "not JSON", "credentials.example", "access key id and secret"} {
+	for _, want := range []string{"role of the web identity", `session name "a b"`, "13h0m0s", "hop 1: the role",
+		"hop 1: the external id",
+		"hop 1: source identity", `hop 1: session name "x"`, "hop 1: session tag", "transitive tag", "not JSON",
+		"credentials.example", "access key id and secret"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
@@ -161,8 +172,9 @@ func TestConfigFaultsAreReportedTogether(t *testing.T) {
 		"unknown source":      {Source: "kerberos"},
 		"empty policy":        {Static: staticKey, SessionPolicy: SessionPolicy{Required: true}},
 		"bad CA bundle":       {Static: staticKey, CABundle: []byte("x")},
-		"too long a policy":   {Static: staticKey, SessionPolicy: SessionPolicy{JSON: `"` + strings.Repeat("x", 2048) + `"`, Required: true}},
-		"odd container URI":   {PodIdentity: PodIdentity{URI: "ftp://127.0.0.1/"}},
+		"too long a policy": {Static: staticKey, SessionPolicy: SessionPolicy{JSON: `"` + strings.Repeat("x", 2048) +
+			`"`, Required: true}},
+		"odd container URI": {PodIdentity: PodIdentity{URI: "ftp://127.0.0.1/"}},
 	} {
 		if _, _, err := Credentials(t.Context(), cfg); !fault.Is(err, fault.Usage) {
 			t.Errorf("%s: %v", name, err)
@@ -172,13 +184,16 @@ func TestConfigFaultsAreReportedTogether(t *testing.T) {
 
 func TestPolicyThatNobodyTakesIsNamed(t *testing.T) {
 	var log bytes.Buffer
-	cfg := Config{Static: staticKey, SessionPolicy: SessionPolicy{JSON: "{}"}, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	cfg := Config{Static: staticKey, SessionPolicy: SessionPolicy{JSON: "{}"},
+		Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	if _, _, err := Credentials(t.Context(), cfg); err != nil || !strings.Contains(log.String(), "no session policy") {
 		t.Errorf("error %v, log %q", err, log.String())
 	}
 	log.Reset()
-	cfg = Config{RoleARN: loaderRole, WebIdentityTokenFile: "/token", SessionPolicy: SessionPolicy{JSON: `"` + strings.Repeat("x", 2048) + `"`}, Logger: cfg.Logger}
-	if _, _, err := Credentials(t.Context(), cfg); err != nil || !strings.Contains(log.String(), "longer than AWS takes") {
+	cfg = Config{RoleARN: loaderRole, WebIdentityTokenFile: "/token", SessionPolicy: SessionPolicy{JSON: `"` +
+		strings.Repeat("x", 2048) + `"`}, Logger: cfg.Logger}
+	if _, _, err := Credentials(t.Context(), cfg); err != nil || !strings.Contains(log.String(),
+		"longer than AWS takes") {
 		t.Errorf("error %v, log %q", err, log.String())
 	}
 }
@@ -195,7 +210,8 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	var log bytes.Buffer
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "static", cfg.Static, "pod", cfg.PodIdentity)
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "static", &cfg.Static, "pod", &cfg.PodIdentity)
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s", cfg, cfg, cfg.Static, cfg.PodIdentity), string(encoded), log.String()} {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s", cfg, cfg, cfg.Static, cfg.PodIdentity), string(encoded),
+		log.String()} {
 		for _, leak := range []string{"wJalr", "tokentoken", "podsecret", "AKIAIOS"} {
 			if strings.Contains(text, leak) {
 				t.Errorf("%q is in %q", leak, text)
@@ -230,7 +246,8 @@ func TestPodIdentity(t *testing.T) {
 			fmt.Fprint(w, `{"code":"InvalidParameterException","message":"no association"}`)
 			return
 		}
-		fmt.Fprintf(w, `{"AccessKeyId":"ASIAPOD","SecretAccessKey":"s","Token":"t","Expiration":%q}`, time.Now().Add(time.Hour).Format(time.RFC3339))
+		fmt.Fprintf(w, `{"AccessKeyId":"ASIAPOD","SecretAccessKey":"s","Token":"t","Expiration":%q}`,
+			time.Now().Add(time.Hour).Format(time.RFC3339))
 	}))
 	defer agent.Close()
 	path := filepath.Join(t.TempDir(), "token")
@@ -240,7 +257,8 @@ func TestPodIdentity(t *testing.T) {
 		t.Errorf("credentials %s, error %v, sent %q", creds.AccessKeyID, err, authorization)
 	}
 	p = mustCredentials(t, Config{PodIdentity: PodIdentity{URI: agent.URL, Token: "wrong"}})
-	if _, err := p.Retrieve(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "no association") {
+	if _, err := p.Retrieve(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(),
+		"no association") {
 		t.Errorf("%v", err)
 	}
 	p = mustCredentials(t, Config{PodIdentity: PodIdentity{URI: agent.URL, TokenFile: path + ".absent"}})
@@ -279,11 +297,13 @@ func TestExpiredSessionIsRenewedWithinARequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.clock.Advance(invalidateAge)
-	if _, err := client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: aws.String("b"), Key: aws.String("k")}); err == nil {
+	if _, err := client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: aws.String("b"),
+		Key: aws.String("k")}); err == nil {
 		t.Error("the second session, refused too and just fetched, was replaced by a third")
 	}
 	f.clock.Advance(invalidateAge)
-	if _, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("b"), Key: aws.String("k")}); err != nil {
+	if _, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("b"),
+		Key: aws.String("k")}); err != nil {
 		t.Errorf("GET after renewal: %v", err)
 	}
 	if got, want := strings.Join(seen, " "), "ASIA0000 ASIA0001 ASIA0001 ASIA0001 ASIA0002"; got != want {
@@ -301,7 +321,8 @@ func TestStaticSessionIsNotRenewed(t *testing.T) {
 	p := mustCredentials(t, Config{Static: staticKey})
 	var seen []string
 	server := expiringS3(t, map[string]bool{staticKey.AccessKeyID: true}, &seen)
-	client := s3.New(s3.Options{Region: "eu-central-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: p, Retryer: p.Retryer(quick{})})
+	client := s3.New(s3.Options{Region: "eu-central-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: p,
+		Retryer: p.Retryer(quick{})})
 	_, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("b"), Key: aws.String("k")})
 	err = Diagnose(err, Op{Action: "s3:GetObject", Resource: "s3://b/k"})
 	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "expired") || len(seen) != 1 {
@@ -314,7 +335,8 @@ func TestAnonymousRequestsAreUnsigned(t *testing.T) {
 	var seen []string
 	server := expiringS3(t, nil, &seen)
 	client := s3.New(s3.Options{Region: "eu-central-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: p})
-	if _, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("b"), Key: aws.String("k")}); err != nil || seen[0] != "" {
+	if _, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("b"),
+		Key: aws.String("k")}); err != nil || seen[0] != "" {
 		t.Errorf("error %v, signed with %q", err, seen)
 	}
 	if p.Renew(awsError(http.StatusBadRequest, "ExpiredToken", "")) {
@@ -333,10 +355,12 @@ func TestCallers(t *testing.T) {
 		return 0, "", ""
 	}
 	callers := mustCredentials(t, cfg).Callers(t.Context())
-	if len(callers) != 3 || callers[0].ARN != "arn:aws:sts::1:assumed-role/who/ASIA0000" || callers[1].ARN != "arn:aws:sts::1:assumed-role/who/ASIA0002" {
+	if len(callers) != 3 || callers[0].ARN != "arn:aws:sts::1:assumed-role/who/ASIA0000" ||
+		callers[1].ARN != "arn:aws:sts::1:assumed-role/who/ASIA0002" {
 		t.Fatalf("callers %+v", callers)
 	}
-	if last := callers[2]; !fault.Is(last.Err, fault.Identity) || last.ARN != "" || !strings.Contains(last.Step, lastRole) {
+	if last := callers[2]; !fault.Is(last.Err, fault.Identity) || last.ARN != "" || !strings.Contains(last.Step,
+		lastRole) {
 		t.Errorf("refused hop: %+v", last)
 	}
 	if got := mustCredentials(t, Config{Anonymous: true}).Callers(t.Context()); len(got) != 0 {

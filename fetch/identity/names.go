@@ -46,7 +46,8 @@ func shortName(parts []string) string {
 
 func sessionRune(r rune) rune {
 	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r < utf8.RuneSelf && strings.ContainsRune("_+=,.@-", r):
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r < utf8.RuneSelf &&
+		strings.ContainsRune("_+=,.@-", r):
 		return r
 	default:
 		return '-'

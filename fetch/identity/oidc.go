@@ -73,7 +73,8 @@ func NewOIDC(cfg OIDCConfig) (*OIDCTokens, error) {
 		cfg.Warn = func(error) {}
 	}
 	if err := secureURL(cfg.Issuer); err != nil {
-		return nil, fault.New(fault.Usage, "give the issuer's https URL", "OIDC issuer %q: %w", redacted(cfg.Issuer), err)
+		return nil, fault.New(fault.Usage, "give the issuer's https URL", "OIDC issuer %q: %w", redacted(cfg.Issuer),
+			err)
 	}
 	if cfg.ClientID == "" {
 		return nil, fault.New(fault.Usage, "set --oidc-client-id", "OIDC issuer %s without a client id", cfg.Issuer)
@@ -162,7 +163,8 @@ func (t *OIDCTokens) discover(ctx context.Context) (metadata, time.Time, error) 
 		return m, time.Time{}, err
 	}
 	if status != http.StatusOK || json.Unmarshal(body, &m) != nil {
-		return m, time.Time{}, fault.New(kindOf(status), "check --oidc-issuer: it is the URL that the tokens name as iss",
+		return m, time.Time{}, fault.New(kindOf(status),
+			"check --oidc-issuer: it is the URL that the tokens name as iss",
 			"OIDC discovery: %s answers HTTP %d, and not with a discovery document", address, status)
 	}
 	return m, t.cfg.Now().Add(metadataAge), t.checkMetadata(m)
@@ -174,7 +176,8 @@ func (t *OIDCTokens) checkMetadata(m metadata) error {
 			"OIDC discovery: the document of %s is for issuer %q", t.cfg.Issuer, oneLine(m.Issuer))
 	}
 	if err := secureURL(m.TokenEndpoint); err != nil {
-		return fault.New(fault.Identity, "correct the issuer's configuration", "OIDC discovery: token endpoint of %s: %w", t.cfg.Issuer, err)
+		return fault.New(fault.Identity, "correct the issuer's configuration",
+			"OIDC discovery: token endpoint of %s: %w", t.cfg.Issuer, err)
 	}
 	if m.GrantTypes != nil && !slices.Contains(m.GrantTypes, "client_credentials") {
 		return fault.New(fault.Identity, "enable the client credentials grant at the issuer",
@@ -224,20 +227,23 @@ func (t *OIDCTokens) granted(asked time.Time, status int, body []byte) (string, 
 		Description string  `json:"error_description"`
 	}
 	if err := json.Unmarshal(body, &r); err != nil && status == http.StatusOK {
-		return "", time.Time{}, fault.New(fault.Identity, "check that the issuer's token endpoint is one", "%s: the token response is not JSON", t)
+		return "", time.Time{}, fault.New(fault.Identity, "check that the issuer's token endpoint is one",
+			"%s: the token response is not JSON", t)
 	}
 	if status != http.StatusOK || r.AccessToken == "" {
 		return "", time.Time{}, t.refused(status, r.Error, r.Description)
 	}
 	if len(r.AccessToken) > maxTokenSize {
-		return "", time.Time{}, fault.New(fault.Identity, "have the issuer put fewer claims into it", "%s: the token is larger than %d bytes", t, maxTokenSize)
+		return "", time.Time{}, fault.New(fault.Identity, "have the issuer put fewer claims into it",
+			"%s: the token is larger than %d bytes", t, maxTokenSize)
 	}
 	lifetime := defaultLifetime
 	if r.ExpiresIn > 0 {
 		lifetime = time.Duration(min(r.ExpiresIn, maxSession.Seconds())) * time.Second
 	}
 	ends := asked.Add(lifetime)
-	if claims, err := ParseClaims(r.AccessToken); err == nil && !claims.Expires.IsZero() && claims.Expires.Before(ends) {
+	if claims, err := ParseClaims(r.AccessToken); err == nil && !claims.Expires.IsZero() &&
+		claims.Expires.Before(ends) {
 		ends = claims.Expires
 	}
 	return r.AccessToken, ends, nil
@@ -318,7 +324,8 @@ func (s secretAuth) authenticate(m metadata, form url.Values, header http.Header
 	if err != nil {
 		return err
 	}
-	if m.AuthMethods != nil && !slices.Contains(m.AuthMethods, "client_secret_basic") && slices.Contains(m.AuthMethods, "client_secret_post") {
+	if m.AuthMethods != nil && !slices.Contains(m.AuthMethods, "client_secret_basic") && slices.Contains(m.AuthMethods,
+		"client_secret_post") {
 		form.Set("client_id", s.id)
 		form.Set("client_secret", value)
 		return nil
@@ -335,11 +342,13 @@ func (s secretAuth) read() (string, error) {
 	}
 	b, err := os.ReadFile(s.file)
 	if err != nil {
-		return "", fault.New(fault.Identity, "mount the Secret with the client secret", "no OIDC client secret: %w", err)
+		return "", fault.New(fault.Identity, "mount the Secret with the client secret", "no OIDC client secret: %w",
+			err)
 	}
 	b = bytes.TrimSpace(b)
 	if len(b) == 0 {
-		return "", fault.New(fault.Identity, "put the client secret into the Secret", "the OIDC client secret file %s is empty", s.file)
+		return "", fault.New(fault.Identity, "put the client secret into the Secret",
+			"the OIDC client secret file %s is empty", s.file)
 	}
 	return string(b), nil
 }

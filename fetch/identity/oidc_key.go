@@ -36,7 +36,8 @@ func newKeyAuth(cfg OIDCConfig) (clientAuth, error) {
 			return keyAuth{id: cfg.ClientID, issuer: cfg.Issuer, signer: signer, now: cfg.Now}, nil
 		}
 	}
-	return nil, fault.New(fault.Usage, "give a PKCS #8 PEM or JWK private key: RSA, P-256, P-384 or Ed25519", "OIDC client key: %w", err)
+	return nil, fault.New(fault.Usage, "give a PKCS #8 PEM or JWK private key: RSA, P-256, P-384 or Ed25519",
+		"OIDC client key: %w", err)
 }
 
 // assertion are the claims of RFC 7523, section 3. The audience is one string and the issuer's name, so that the

@@ -92,7 +92,8 @@ func TestOIDCClientSecret(t *testing.T) {
 	if token, err := mustOIDC(t, cfg).Token(t.Context()); err != nil || token != "token-1" {
 		t.Fatalf("token %q, error %v", token, err)
 	}
-	if got, want := i.forms[0].Encode(), "audience=sts.amazonaws.com&grant_type=client_credentials&scope=models+read"; got != want {
+	if got, want := i.forms[0].Encode(),
+		"audience=sts.amazonaws.com&grant_type=client_credentials&scope=models+read"; got != want {
 		t.Errorf("sent %s, want %s", got, want)
 	}
 	req := http.Request{Header: i.headers[0]}
@@ -105,7 +106,8 @@ func TestOIDCClientSecret(t *testing.T) {
 	if _, err := mustOIDC(t, cfg).Token(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if form := i.forms[1]; form.Get("client_id") != "loader:1" || form.Get("client_secret") != "hush hush&%" || form.Get("resource") != cfg.Audience ||
+	if form := i.forms[1]; form.Get("client_id") != "loader:1" || form.Get("client_secret") != "hush hush&%" ||
+		form.Get("resource") != cfg.Audience ||
 		i.headers[1].Get("Authorization") != "" {
 		t.Errorf("posted %v", form)
 	}
@@ -116,7 +118,8 @@ func TestOIDCSecretFileIsReadAgain(t *testing.T) {
 	cfg := i.config(t, c.Now)
 	cfg.ClientSecret, cfg.ClientSecretFile = nil, filepath.Join(t.TempDir(), "secret")
 	tokens := mustOIDC(t, cfg)
-	if _, err := tokens.Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), cfg.ClientSecretFile) {
+	if _, err := tokens.Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(),
+		cfg.ClientSecretFile) {
 		t.Errorf("no file: %v", err)
 	}
 	write(t, cfg.ClientSecretFile, " \n")
@@ -199,14 +202,16 @@ func TestOIDCPrivateKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := newIssuer(t)
-	for name, material := range map[string][]byte{"": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "key-1": asJWK} {
+	for name, material := range map[string][]byte{"": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		"key-1": asJWK} {
 		cfg := i.config(t, nil)
 		cfg.ClientSecret, cfg.PrivateKey = nil, material
 		if _, err := mustOIDC(t, cfg).Token(t.Context()); err != nil {
 			t.Fatalf("key %q: %v", name, err)
 		}
 		form := i.forms[len(i.forms)-1]
-		if form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" || form.Get("client_id") != "loader:1" ||
+		if form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" ||
+			form.Get("client_id") != "loader:1" ||
 			form.Has("client_secret") || i.headers[len(i.headers)-1].Get("Authorization") != "" {
 			t.Errorf("key %q: posted %v", name, form)
 		}
@@ -240,7 +245,8 @@ func TestOIDCKeyKinds(t *testing.T) {
 	for name, tt := range map[string]struct {
 		key any
 		ok  bool
-	}{"Ed25519": {edKey, true}, "P-384": {p384, true}, "P-521": {p521, false}, "octets": {[]byte("0123456789abcdef"), false}, "public": {&p384.PublicKey, false}} {
+	}{"Ed25519": {edKey, true}, "P-384": {p384, true}, "P-521": {p521, false}, "octets": {[]byte("0123456789abcdef"),
+		false}, "public": {&p384.PublicKey, false}} {
 		material, err := json.Marshal(jose.JSONWebKey{Key: tt.key})
 		if err != nil {
 			t.Fatal(err)
@@ -268,16 +274,24 @@ func TestOIDCRefusals(t *testing.T) {
 		kind          fault.Kind
 		cause, remedy string
 	}{
-		{"bad secret", answer(401, `{"error":"invalid_client","error_description":"bad\nsecret"}`), fault.Identity, "invalid_client: bad secret (HTTP 401)", "client id and secret"},
-		{"grant not allowed", answer(400, `{"error":"unauthorized_client"}`), fault.Identity, "unauthorized_client", "service accounts"},
-		{"bad audience", answer(400, `{"error":"invalid_target"}`), fault.Identity, "invalid_target", "--oidc-audience"},
+		{"bad secret", answer(401, `{"error":"invalid_client","error_description":"bad\nsecret"}`), fault.Identity,
+			"invalid_client: bad secret (HTTP 401)", "client id and secret"},
+		{"grant not allowed", answer(400, `{"error":"unauthorized_client"}`), fault.Identity, "unauthorized_client",
+			"service accounts"},
+		{"bad audience", answer(400, `{"error":"invalid_target"}`), fault.Identity, "invalid_target",
+			"--oidc-audience"},
 		{"no token", answer(200, `{"token_type":"Bearer"}`), fault.Identity, "no reason given", "issuer's log"},
 		{"not JSON", answer(200, `<html>`), fault.Identity, "not JSON", "token endpoint"},
 		{"in trouble", answer(503, `x`), fault.Transient, "HTTP 503", "issuer's log"},
-		{"endless token", answer(200, `{"access_token":"`+strings.Repeat("x", maxTokenSize+1)+`"}`), fault.Identity, "larger than", "fewer claims"},
-		{"another issuer", func(i *issuer) { i.metadata["issuer"] = "https://evil.example" }, fault.Identity, `is for issuer "https://evil.example"`, "--oidc-issuer"},
-		{"token endpoint in the clear", func(i *issuer) { i.metadata["token_endpoint"] = "http://evil.example/token" }, fault.Identity, "https is required", "issuer"},
-		{"no client credentials", func(i *issuer) { i.metadata["grant_types_supported"] = []string{"authorization_code"} }, fault.Identity, "does not offer", "enable"},
+		{"endless token", answer(200, `{"access_token":"`+strings.Repeat("x", maxTokenSize+1)+`"}`), fault.Identity,
+			"larger than", "fewer claims"},
+		{"another issuer", func(i *issuer) { i.metadata["issuer"] = "https://evil.example" }, fault.Identity,
+			`is for issuer "https://evil.example"`, "--oidc-issuer"},
+		{"token endpoint in the clear", func(i *issuer) { i.metadata["token_endpoint"] = "http://evil.example/token" },
+			fault.Identity, "https is required", "issuer"},
+		{"no client credentials",
+			func(i *issuer) { i.metadata["grant_types_supported"] = []string{"authorization_code"} }, fault.Identity,
+			"does not offer", "enable"},
 		{"redirect", func(i *issuer) {
 			i.refuse = func(w http.ResponseWriter, r *http.Request) bool {
 				http.Redirect(w, r, "/token2", http.StatusTemporaryRedirect)
@@ -289,7 +303,8 @@ func TestOIDCRefusals(t *testing.T) {
 			i := newIssuer(t)
 			tt.spoil(i)
 			_, err := mustOIDC(t, i.config(t, nil)).Token(t.Context())
-			if fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.cause) || !strings.Contains(fault.Hint(err), tt.remedy) {
+			if fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.cause) ||
+				!strings.Contains(fault.Hint(err), tt.remedy) {
 				t.Errorf("%v (%s)", err, fault.Hint(err))
 			}
 			if strings.Contains(err.Error(), "hush") || strings.ContainsAny(err.Error(), "\n") {
@@ -306,12 +321,14 @@ func TestOIDCTransport(t *testing.T) {
 	i := newIssuer(t)
 	cfg := i.config(t, nil)
 	cfg.CABundle = nil
-	if _, err := mustOIDC(t, cfg).Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "unknown authority") {
+	if _, err := mustOIDC(t, cfg).Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(),
+		"unknown authority") {
 		t.Errorf("unknown authority: %v", err)
 	}
 	cfg = i.config(t, nil)
 	cfg.Issuer = i.URL + "/realms/absent"
-	if _, err := mustOIDC(t, cfg).Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "HTTP 404") {
+	if _, err := mustOIDC(t, cfg).Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(),
+		"HTTP 404") {
 		t.Errorf("no such realm: %v", err)
 	}
 	cfg = i.config(t, nil)
@@ -333,13 +350,15 @@ func TestOIDCConfigFaults(t *testing.T) {
 		"two proofs":          func(c *OIDCConfig) { c.ClientSecretFile = "/secret" },
 		"bad key":             func(c *OIDCConfig) { c.ClientSecret, c.PrivateKey = nil, []byte("hush") },
 		"bad PEM": func(c *OIDCConfig) {
-			c.ClientSecret, c.PrivateKey = nil, []byte("-----BEGIN PRIVATE KEY-----\naHVzaA==\n-----END PRIVATE KEY-----\n")
+			c.ClientSecret, c.PrivateKey = nil, []byte("-----BEGIN PRIVATE KEY-----\naHVzaA==\n-----END PRIVATE "+
+				"KEY-----\n")
 		},
 		"bad CA": func(c *OIDCConfig) { c.CABundle = []byte("x") },
 	} {
 		cfg := good
 		spoil(&cfg)
-		if _, err := NewOIDC(cfg); !fault.Is(err, fault.Usage) || strings.Contains(err.Error(), "hush") || fault.Hint(err) == "" {
+		if _, err := NewOIDC(cfg); !fault.Is(err, fault.Usage) || strings.Contains(err.Error(), "hush") ||
+			fault.Hint(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -348,9 +367,11 @@ func TestOIDCConfigFaults(t *testing.T) {
 // TestOIDCAsWebIdentity: the issuer's token opens the role, and an opaque one is refused before it is sent.
 func TestOIDCAsWebIdentity(t *testing.T) {
 	i, f := newIssuer(t), newFakeSTS(t)
-	cfg := Config{RoleARN: loaderRole, TokenProvider: mustOIDC(t, i.config(t, f.clock.Now)), STSEndpoint: f.URL, Now: f.clock.Now}
+	cfg := Config{RoleARN: loaderRole, TokenProvider: mustOIDC(t, i.config(t, f.clock.Now)), STSEndpoint: f.URL,
+		Now: f.clock.Now}
 	_, err := mustCredentials(t, cfg).Retrieve(t.Context())
-	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "malformed web identity token from OIDC issuer "+i.name()) || len(f.asked) != 0 {
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(),
+		"malformed web identity token from OIDC issuer "+i.name()) || len(f.asked) != 0 {
 		t.Errorf("opaque token: %v after %d requests", err, len(f.asked))
 	}
 	i.refuse = func(w http.ResponseWriter, _ *http.Request) bool {
@@ -358,7 +379,8 @@ func TestOIDCAsWebIdentity(t *testing.T) {
 		return true
 	}
 	f.clock.Advance(time.Hour)
-	if _, err := mustCredentials(t, cfg).Retrieve(t.Context()); err != nil || f.asked[0].Get("WebIdentityToken") != testToken("issued") {
+	if _, err := mustCredentials(t, cfg).Retrieve(t.Context()); err != nil ||
+		f.asked[0].Get("WebIdentityToken") != testToken("issued") {
 		t.Errorf("issued token: %v", err)
 	}
 }

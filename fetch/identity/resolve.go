@@ -42,7 +42,8 @@ func resolve(ctx context.Context, cfg *Config) (*Provider, string, error) {
 	p := &Provider{cfg: cfg}
 	if source == Unsigned {
 		if len(cfg.RoleChain) > 0 {
-			return nil, "", fault.New(fault.Usage, "drop one of the two", "anonymous access and a role chain exclude one another")
+			return nil, "", fault.New(fault.Usage, "drop one of the two",
+				"anonymous access and a role chain exclude one another")
 		}
 		return p, why, nil
 	}
@@ -165,7 +166,8 @@ func (p *Provider) first(ctx context.Context, source Source) (step, error) {
 	c := p.cfg
 	switch source {
 	case StaticKeys:
-		static := credentials.NewStaticCredentialsProvider(c.Static.AccessKeyID, c.Static.SecretAccessKey, c.Static.SessionToken)
+		static := credentials.NewStaticCredentialsProvider(c.Static.AccessKeyID, c.Static.SecretAccessKey,
+			c.Static.SessionToken)
 		s := c.step(c.name(source), static.Retrieve)
 		s.fixed = true
 		return s, nil
@@ -180,8 +182,8 @@ func (p *Provider) first(ctx context.Context, source Source) (step, error) {
 	case InstanceRole:
 		return c.instanceStep()
 	default:
-		return step{}, fault.New(fault.Usage, "use one of anonymous, oidc, static, web-identity, pod-identity, profile, "+
-			"instance-metadata", "unknown identity source %q", string(source))
+		return step{}, fault.New(fault.Usage, "use one of anonymous, oidc, static, web-identity, pod-identity, "+
+			"profile, instance-metadata", "unknown identity source %q", string(source))
 	}
 }
 
@@ -194,13 +196,14 @@ func (c *Config) step(name string, retrieve func(context.Context) (aws.Credentia
 		return creds, ends(creds), detached(err)
 	}
 	warn := func(err error) {
-		c.log().Warn("renewing credentials failed; going on with those that are still good", "identity", name, "error", err)
+		c.log().Warn("renewing credentials failed; going on with those that are still good", "identity", name,
+			"error", err)
 	}
 	return step{name: name, creds: newCache(c.Now, fetch, warn)}
 }
 
-// detached cuts the SDK's error off a classed one. Each step has its own attempts: the client of the next step, of S3 or
-// of KMS must not take the error for that of its own request and multiply them.
+// detached cuts the SDK's error off a classed one. Each step has its own attempts: the client of the next step, of S3
+// or of KMS must not take the error for that of its own request and multiply them.
 func detached(err error) error {
 	if !classed(err) {
 		return err
@@ -210,7 +213,8 @@ func detached(err error) error {
 
 func (c *Config) webIdentityStep(tokens TokenProvider) step {
 	w := &webIdentity{tokens: tokens, session: session{
-		cfg: c, client: c.sts(nil), action: actionWebIdentity, roleARN: c.RoleARN, name: c.SessionName, policy: c.policyOf(-1),
+		cfg: c, client: c.sts(nil), action: actionWebIdentity, roleARN: c.RoleARN, name: c.SessionName,
+		policy: c.policyOf(-1),
 	}}
 	return c.step("web identity, "+c.RoleARN, w.retrieve)
 }
@@ -219,14 +223,16 @@ func (c *Config) webIdentityStep(tokens TokenProvider) step {
 func (c *Config) hopStep(i int, source Source, from step) step {
 	hop := c.RoleChain[i]
 	if chained := i > 0 || source != StaticKeys || c.Static.SessionToken != ""; chained && hop.Duration > maxChained {
-		c.log().Info("cut to the one hour that AWS grants a chained role", "role", hop.RoleARN, "asked", hop.Duration.String())
+		c.log().Info("cut to the one hour that AWS grants a chained role", "role", hop.RoleARN,
+			"asked", hop.Duration.String())
 		hop.Duration = maxChained
 	}
 	if hop.SessionName == "" {
 		hop.SessionName = c.SessionName
 	}
 	a := &assumeRole{hop: hop, from: from, session: session{
-		cfg: c, client: c.sts(from.creds), hop: i + 1, action: actionAssumeRole, roleARN: hop.RoleARN, name: hop.SessionName,
+		cfg: c, client: c.sts(from.creds), hop: i + 1, action: actionAssumeRole, roleARN: hop.RoleARN,
+		name:   hop.SessionName,
 		policy: c.policyOf(i),
 	}}
 	return c.step(fmt.Sprintf("hop %d, %s", i+1, hop.RoleARN), a.retrieve)
@@ -242,14 +248,16 @@ func (c *Config) policyOf(i int) SessionPolicy {
 		return c.SessionPolicy
 	default:
 		return SessionPolicy{JSON: fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow",`+
-			`"Action":["sts:AssumeRole","sts:SetSourceIdentity","sts:TagSession"],"Resource":%q}]}`, c.RoleChain[i+1].RoleARN)}
+			`"Action":["sts:AssumeRole","sts:SetSourceIdentity","sts:TagSession"],"Resource":%q}]}`,
+			c.RoleChain[i+1].RoleARN)}
 	}
 }
 
 // sts makes a client of STS that signs with the given credentials; nil leaves requests unsigned. It is built by hand,
 // because a client made from the shared configuration would send role chains to the endpoint that is meant for S3.
 func (c *Config) sts(creds *cache[aws.Credentials]) *sts.Client {
-	options := sts.Options{Region: c.region(), HTTPClient: c.HTTPClient, AppID: c.AppID, Retryer: stsRetryer(), Logger: logging.Nop{}}
+	options := sts.Options{Region: c.region(), HTTPClient: c.HTTPClient, AppID: c.AppID, Retryer: stsRetryer(),
+		Logger: logging.Nop{}}
 	if creds != nil {
 		options.Credentials = aws.CredentialsProviderFunc(creds.get)
 	}
@@ -265,8 +273,8 @@ func (c *Config) sts(creds *cache[aws.Credentials]) *sts.Client {
 	return sts.New(options)
 }
 
-// stsRetryer differs from the SDK's in two cases. STS says "invalid token" also when it could not reach the issuer: that
-// is tried again. A certificate that nobody trusts now is trusted in no second either.
+// stsRetryer differs from the SDK's in two cases. STS says "invalid token" also when it could not reach the issuer:
+// that is tried again. A certificate that nobody trusts now is trusted in no second either.
 func stsRetryer() aws.Retryer {
 	retryable := func(err error) aws.Ternary {
 		switch {
@@ -306,7 +314,8 @@ func (c *Config) httpClient() (aws.HTTPClient, error) {
 func pool(bundle []byte) (*x509.CertPool, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(bundle) {
-		return nil, fault.New(fault.Usage, "give a PEM file of certificate authorities", "the CA bundle holds no certificate")
+		return nil, fault.New(fault.Usage, "give a PEM file of certificate authorities",
+			"the CA bundle holds no certificate")
 	}
 	return roots, nil
 }
@@ -339,7 +348,8 @@ func (p PodIdentity) token() (string, error) {
 	}
 	b, err := os.ReadFile(p.TokenFile)
 	if err != nil {
-		return "", fault.New(fault.Identity, "check the pod identity association and recreate the pod", "no pod identity token: %w", err)
+		return "", fault.New(fault.Identity, "check the pod identity association and recreate the pod",
+			"no pod identity token: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
@@ -348,7 +358,8 @@ func (p PodIdentity) token() (string, error) {
 func (c *Config) sharedStep(ctx context.Context) (step, error) {
 	loaded, err := config.LoadDefaultConfig(ctx, c.sharedOptions()...)
 	if err != nil {
-		return step{}, fault.New(fault.Usage, "check ~/.aws/config and the profile's name", "reading the shared AWS configuration: %w", err)
+		return step{}, fault.New(fault.Usage, "check ~/.aws/config and the profile's name",
+			"reading the shared AWS configuration: %w", err)
 	}
 	behind, ok := loaded.Credentials.(*aws.CredentialsCache)
 	if !ok || slices.Contains(behind.ProviderSources(), aws.CredentialSourceIMDS) && !c.AllowInstanceMetadata {
@@ -413,7 +424,8 @@ func (c *Config) noCredentials() error {
 	if len(have) > 0 {
 		found = " (there is " + strings.Join(have, " and ") + ")"
 	}
-	return fault.New(fault.Identity, "annotate the ServiceAccount with eks.amazonaws.com/role-arn, associate a pod identity, or set "+
-		"awsAnonymousCredential for a public bucket; the node's own role is used only with --allow-instance-metadata",
+	return fault.New(fault.Identity, "annotate the ServiceAccount with eks.amazonaws.com/role-arn, associate a pod "+
+		"identity, or set awsAnonymousCredential for a public bucket; the node's own role is used only with "+
+		"--allow-instance-metadata",
 		"no AWS credentials are configured%s", found)
 }

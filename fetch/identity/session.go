@@ -62,8 +62,8 @@ func (s *session) assume(ctx context.Context, call func(context.Context) (grante
 		return g, err
 	}
 	s.tooLarge.Store(true)
-	s.cfg.log().Warn("PackedPolicyTooLarge: the session policy does not fit beside the role's session tags; "+
-		"going on with all permissions of the role", "role", s.roleARN, "aws", large.ErrorMessage())
+	s.cfg.log().Warn("PackedPolicyTooLarge: the session policy does not fit beside the role's session tags; going on "+
+		"with all permissions of the role", "role", s.roleARN, "aws", large.ErrorMessage())
 	return call(ctx)
 }
 
@@ -75,8 +75,9 @@ func (s *session) finish(g granted, claims Claims) (aws.Credentials, error) {
 	}
 	expires := aws.ToTime(g.creds.Expiration)
 	if now := s.cfg.Now(); !expires.After(now) {
-		return aws.Credentials{}, fault.New(fault.Identity, cureClock, "%s on %s: credentials granted just now ended %s ago"+
-			" by this machine's clock", s.action, s.roleARN, now.Sub(expires).Round(time.Second))
+		return aws.Credentials{}, fault.New(fault.Identity, cureClock,
+			"%s on %s: credentials granted just now ended %s ago by this machine's clock", s.action, s.roleARN,
+			now.Sub(expires).Round(time.Second))
 	}
 	a := s.assumed(g, claims)
 	a.Expires = expires
@@ -98,8 +99,9 @@ func (s *session) assumed(g granted, claims Claims) Assumed {
 	requestID, _ := middleware.GetRequestIDMetadata(g.metadata)
 	arn := aws.ToString(g.user.Arn)
 	a := Assumed{
-		Hop: s.hop, Action: s.action, RoleARN: s.roleARN, AssumedRoleARN: arn, AssumedRoleID: aws.ToString(g.user.AssumedRoleId),
-		AccountID: accountOf(arn), SessionName: s.name, SourceIdentity: aws.ToString(g.sourceIdentity),
+		Hop: s.hop, Action: s.action, RoleARN: s.roleARN, AssumedRoleARN: arn,
+		AssumedRoleID: aws.ToString(g.user.AssumedRoleId),
+		AccountID:     accountOf(arn), SessionName: s.name, SourceIdentity: aws.ToString(g.sourceIdentity),
 		Issuer: claims.Issuer, Subject: claims.Subject, Audience: strings.Join(claims.Audience, " "),
 		RequestID: requestID, PolicySize: int(aws.ToInt32(g.packed)), SessionPolicy: "none",
 	}
@@ -134,7 +136,8 @@ func (w *webIdentity) retrieve(ctx context.Context) (aws.Credentials, error) {
 		}
 	}
 	if err != nil {
-		return aws.Credentials{}, Diagnose(err, Op{Action: w.action, Resource: w.roleARN, Region: w.cfg.region(), Claims: &claims})
+		return aws.Credentials{}, Diagnose(err, Op{Action: w.action, Resource: w.roleARN, Region: w.cfg.region(),
+			Claims: &claims})
 	}
 	return w.finish(g, claims)
 }
@@ -147,7 +150,8 @@ func (w *webIdentity) token(ctx context.Context) (string, Claims, error) {
 	}
 	claims, err := ParseClaims(token)
 	if err != nil {
-		return "", Claims{}, fault.New(fault.Identity, tokenCure, "malformed web identity token from %s: %w", describe(w.tokens), err)
+		return "", Claims{}, fault.New(fault.Identity, tokenCure, "malformed web identity token from %s: %w",
+			describe(w.tokens), err)
 	}
 	return token, claims, nil
 }
@@ -165,7 +169,8 @@ func (w *webIdentity) exchange(ctx context.Context, token string) (granted, erro
 			return granted{}, err
 		}
 		//lint:ignore SA1019 the field that replaces it is not sent everywhere yet
-		return granted{out.Credentials, out.AssumedRoleUser, out.SourceIdentity, out.PackedPolicySize, out.ResultMetadata}, nil
+		return granted{out.Credentials, out.AssumedRoleUser, out.SourceIdentity, out.PackedPolicySize,
+			out.ResultMetadata}, nil
 	})
 }
 
@@ -190,7 +195,8 @@ func (a *assumeRole) retrieve(ctx context.Context) (aws.Credentials, error) {
 		g, err = a.call(ctx)
 	}
 	if err != nil {
-		op := Op{Action: a.action, Resource: a.roleARN, Region: a.cfg.region(), From: a.from.name, ExternalID: a.hop.ExternalID != ""}
+		op := Op{Action: a.action, Resource: a.roleARN, Region: a.cfg.region(), From: a.from.name,
+			ExternalID: a.hop.ExternalID != ""}
 		return aws.Credentials{}, Diagnose(err, op)
 	}
 	return a.finish(g, Claims{})
@@ -212,7 +218,8 @@ func (a *assumeRole) call(ctx context.Context) (granted, error) {
 			return granted{}, err
 		}
 		//lint:ignore SA1019 the field that replaces it is not sent everywhere yet
-		return granted{out.Credentials, out.AssumedRoleUser, out.SourceIdentity, out.PackedPolicySize, out.ResultMetadata}, nil
+		return granted{out.Credentials, out.AssumedRoleUser, out.SourceIdentity, out.PackedPolicySize,
+			out.ResultMetadata}, nil
 	})
 }
 

@@ -64,7 +64,9 @@ func (f *fakeSTS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.refuse != nil {
 		if status, code, message := f.refuse(n, r.PostForm); code != "" {
 			w.WriteHeader(status)
-			fmt.Fprintf(w, `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>request-%d</RequestId></ErrorResponse>`,
+			fmt.Fprintf(w,
+				`<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error>`+
+					`<RequestId>request-%d</RequestId></ErrorResponse>`,
 				code, message, n)
 			return
 		}
@@ -75,17 +77,22 @@ func (f *fakeSTS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *fakeSTS) grant(w http.ResponseWriter, n int, form url.Values) {
 	action, role := form.Get("Action"), form.Get("RoleArn")
 	if action == "GetCallerIdentity" {
-		fmt.Fprintf(w, `<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:sts::1:assumed-role/who/%s</Arn>`+
-			`<Account>1</Account><UserId>u</UserId></GetCallerIdentityResult></GetCallerIdentityResponse>`, f.keys[n])
+		fmt.Fprintf(w,
+			`<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:sts::1:assumed-role/who/%s</Arn>`+
+				`<Account>1</Account><UserId>u</UserId></GetCallerIdentityResult></GetCallerIdentityResponse>`,
+			f.keys[n])
 		return
 	}
-	arn := strings.NewReplacer(":iam:", ":sts:", ":role/", ":assumed-role/").Replace(role) + "/" + form.Get("RoleSessionName")
-	fmt.Fprintf(w, `<%[1]sResponse><%[1]sResult><Credentials><AccessKeyId>ASIA%04[2]d</AccessKeyId><SecretAccessKey>s</SecretAccessKey>`+
-		`<SessionToken>t</SessionToken><Expiration>%[3]s</Expiration></Credentials><AssumedRoleUser><Arn>%[4]s</Arn>`+
-		`<AssumedRoleId>AROAID:%[5]s</AssumedRoleId></AssumedRoleUser><PackedPolicySize>6</PackedPolicySize>`+
-		`<SourceIdentity>%[6]s</SourceIdentity></%[1]sResult>`+
-		`<ResponseMetadata><RequestId>request-%[2]d</RequestId></ResponseMetadata></%[1]sResponse>`,
-		action, n, f.clock.Now().Add(f.life).Format(time.RFC3339), arn, form.Get("RoleSessionName"), form.Get("SourceIdentity"))
+	arn := strings.NewReplacer(":iam:", ":sts:", ":role/", ":assumed-role/").Replace(role) + "/" +
+		form.Get("RoleSessionName")
+	fmt.Fprintf(w,
+		`<%[1]sResponse><%[1]sResult><Credentials><AccessKeyId>ASIA%04[2]d</AccessKeyId><SecretAccessKey>s</SecretAccessKey>`+
+			`<SessionToken>t</SessionToken><Expiration>%[3]s</Expiration></Credentials><AssumedRoleUser><Arn>%[4]s</Arn>`+
+			`<AssumedRoleId>AROAID:%[5]s</AssumedRoleId></AssumedRoleUser><PackedPolicySize>6</PackedPolicySize>`+
+			`<SourceIdentity>%[6]s</SourceIdentity></%[1]sResult>`+
+			`<ResponseMetadata><RequestId>request-%[2]d</RequestId></ResponseMetadata></%[1]sResponse>`,
+		action, n, f.clock.Now().Add(f.life).Format(time.RFC3339), arn, form.Get("RoleSessionName"),
+		form.Get("SourceIdentity"))
 }
 
 func signedWith(r *http.Request) string {
@@ -105,7 +112,8 @@ func (f *fakeSTS) config(t *testing.T) Config {
 }
 
 func testToken(id string) string {
-	return unsigned(`{"alg":"RS256"}`, `{"iss":"https://oidc.example/id/1","sub":"system:serviceaccount:ml:loader","aud":["sts.amazonaws.com"],"jti":"`+id+`"}`)
+	return unsigned(`{"alg":"RS256"}`,
+		`{"iss":"https://oidc.example/id/1","sub":"system:serviceaccount:ml:loader","aud":["sts.amazonaws.com"],"jti":"`+id+`"}`)
 }
 
 func mustCredentials(t *testing.T, cfg Config) *Provider {
@@ -123,7 +131,8 @@ func TestChainOfRoles(t *testing.T) {
 	f := newFakeSTS(t)
 	cfg := f.config(t)
 	cfg.RoleChain = []Hop{
-		{RoleARN: ownerRole, ExternalID: "tenant-7", SourceIdentity: "loader", Tags: map[string]string{"team": "ml", "app": "x"},
+		{RoleARN: ownerRole, ExternalID: "tenant-7", SourceIdentity: "loader", Tags: map[string]string{"team": "ml",
+			"app": "x"},
 			TransitiveTags: []string{"team"}, Duration: 8 * time.Hour},
 		{RoleARN: lastRole, SessionName: "last"},
 	}
@@ -134,16 +143,21 @@ func TestChainOfRoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if creds.AccessKeyID != "ASIA0002" || creds.AccountID != "333333333333" || !creds.Expires.Equal(f.clock.Now().Add(time.Hour)) {
+	if creds.AccessKeyID != "ASIA0002" || creds.AccountID != "333333333333" ||
+		!creds.Expires.Equal(f.clock.Now().Add(time.Hour)) {
 		t.Errorf("credentials %s of account %s until %s", creds.AccessKeyID, creds.AccountID, creds.Expires)
 	}
 	want := []url.Values{
-		{"Action": {"AssumeRoleWithWebIdentity"}, "RoleArn": {loaderRole}, "RoleSessionName": {cfg.SessionName}, "WebIdentityToken": {testToken("one")},
-			"Policy": {onlyAssume(ownerRole)}},
-		{"Action": {"AssumeRole"}, "RoleArn": {ownerRole}, "RoleSessionName": {cfg.SessionName}, "ExternalId": {"tenant-7"}, "SourceIdentity": {"loader"},
-			"Tags.member.1.Key": {"app"}, "Tags.member.1.Value": {"x"}, "Tags.member.2.Key": {"team"}, "Tags.member.2.Value": {"ml"},
+		{"Action": {"AssumeRoleWithWebIdentity"}, "RoleArn": {loaderRole}, "RoleSessionName": {cfg.SessionName},
+			"WebIdentityToken": {testToken("one")},
+			"Policy":           {onlyAssume(ownerRole)}},
+		{"Action": {"AssumeRole"}, "RoleArn": {ownerRole}, "RoleSessionName": {cfg.SessionName},
+			"ExternalId": {"tenant-7"}, "SourceIdentity": {"loader"},
+			"Tags.member.1.Key": {"app"}, "Tags.member.1.Value": {"x"}, "Tags.member.2.Key": {"team"},
+			"Tags.member.2.Value":        {"ml"},
 			"TransitiveTagKeys.member.1": {"team"}, "DurationSeconds": {"3600"}, "Policy": {onlyAssume(lastRole)}},
-		{"Action": {"AssumeRole"}, "RoleArn": {lastRole}, "RoleSessionName": {"last"}, "Policy": {cfg.SessionPolicy.JSON}},
+		{"Action": {"AssumeRole"}, "RoleArn": {lastRole}, "RoleSessionName": {"last"},
+			"Policy": {cfg.SessionPolicy.JSON}},
 	}
 	for i, form := range f.asked {
 		form.Del("Version")
@@ -161,7 +175,8 @@ func TestChainOfRoles(t *testing.T) {
 }
 
 func onlyAssume(role string) string {
-	return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["sts:AssumeRole","sts:SetSourceIdentity","sts:TagSession"],"Resource":"` + role + `"}]}`
+	return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow",` +
+		`"Action":["sts:AssumeRole","sts:SetSourceIdentity","sts:TagSession"],"Resource":"` + role + `"}]}`
 }
 
 func checkAssumed(t *testing.T, assumed []Assumed) {
@@ -173,13 +188,16 @@ func checkAssumed(t *testing.T, assumed []Assumed) {
 	first.Expires = time.Time{}
 	if want := (Assumed{
 		Hop: 0, Action: "sts:AssumeRoleWithWebIdentity", RoleARN: loaderRole,
-		AssumedRoleARN: "arn:aws:sts::111111111111:assumed-role/loader/sealfetch-ml-llama-x2k4p", AssumedRoleID: "AROAID:sealfetch-ml-llama-x2k4p",
-		AccountID: "111111111111", SessionName: "sealfetch-ml-llama-x2k4p", Issuer: "https://oidc.example/id/1",
-		Subject: "system:serviceaccount:ml:loader", Audience: "sts.amazonaws.com", RequestID: "request-0", PolicySize: 6, SessionPolicy: "sent",
+		AssumedRoleARN: "arn:aws:sts::111111111111:assumed-role/loader/sealfetch-ml-llama-x2k4p",
+		AssumedRoleID:  "AROAID:sealfetch-ml-llama-x2k4p",
+		AccountID:      "111111111111", SessionName: "sealfetch-ml-llama-x2k4p", Issuer: "https://oidc.example/id/1",
+		Subject: "system:serviceaccount:ml:loader", Audience: "sts.amazonaws.com", RequestID: "request-0",
+		PolicySize: 6, SessionPolicy: "sent",
 	}); first != want {
 		t.Errorf("reported\n%+v, want\n%+v", first, want)
 	}
-	if assumed[1].Hop != 1 || assumed[1].SourceIdentity != "loader" || assumed[1].Subject != "" || assumed[2].Hop != 2 ||
+	if assumed[1].Hop != 1 || assumed[1].SourceIdentity != "loader" || assumed[1].Subject != "" ||
+		assumed[2].Hop != 2 ||
 		assumed[2].RequestID != "request-2" {
 		t.Errorf("hops reported as %+v", assumed[1:])
 	}
@@ -192,7 +210,8 @@ func checkAssumed(t *testing.T, assumed []Assumed) {
 func TestDurationOfUnchainedRole(t *testing.T) {
 	for _, tt := range []struct{ sessionToken, want string }{{"", "28800"}, {"token", "3600"}} {
 		f := newFakeSTS(t)
-		cfg := Config{STSEndpoint: f.URL, Now: f.clock.Now, Static: Static{AccessKeyID: "AKIA1", SecretAccessKey: "s", SessionToken: tt.sessionToken},
+		cfg := Config{STSEndpoint: f.URL, Now: f.clock.Now, Static: Static{AccessKeyID: "AKIA1", SecretAccessKey: "s",
+			SessionToken: tt.sessionToken},
 			RoleChain: []Hop{{RoleARN: ownerRole, Duration: 8 * time.Hour}}}
 		if _, err := mustCredentials(t, cfg).Retrieve(t.Context()); err != nil {
 			t.Fatal(err)
@@ -229,20 +248,23 @@ func TestPolicyTooLarge(t *testing.T) {
 		if err != nil || len(f.asked) != 2 || len(assumed) != 1 || assumed[0].SessionPolicy != "dropped" {
 			t.Errorf("error %v, %d requests, reported %+v; want success without the policy", err, len(f.asked), assumed)
 		}
-		if !strings.Contains(logged.String(), "level=WARN") || !strings.Contains(logged.String(), "PackedPolicyTooLarge") {
+		if !strings.Contains(logged.String(), "level=WARN") || !strings.Contains(logged.String(),
+			"PackedPolicyTooLarge") {
 			t.Errorf("log %q does not warn of it by name", logged.String())
 		}
 	}
 }
 
-// TestRotatedToken: STS refuses the token that was in the file when the request started; by then the file holds another.
+// TestRotatedToken: STS refuses the token that was in the file when the request started; by then the file holds
+// another.
 func TestRotatedToken(t *testing.T) {
 	f := newFakeSTS(t)
 	cfg := f.config(t)
 	f.refuse = func(n int, form url.Values) (int, string, string) {
 		if form.Get("WebIdentityToken") != testToken("two") {
 			write(t, cfg.WebIdentityTokenFile, testToken("two"))
-			return 400, "ExpiredTokenException", "Token expired: current date/time 1740387458 must be before the expiration date/time 1740319004"
+			return 400, "ExpiredTokenException", "Token expired: current date/time 1740387458 must be before the " +
+				"expiration date/time 1740319004"
 		}
 		return 0, "", ""
 	}
@@ -258,7 +280,8 @@ func TestSameTokenIsNotSentTwice(t *testing.T) {
 		return 400, "InvalidIdentityToken", "Incorrect token audience"
 	}
 	_, err := mustCredentials(t, f.config(t)).Retrieve(t.Context())
-	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "wrong audience: the token is for sts.amazonaws.com") || len(f.asked) != 1 {
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(),
+		"wrong audience: the token is for sts.amazonaws.com") || len(f.asked) != 1 {
 		t.Errorf("%v after %d requests", err, len(f.asked))
 	}
 	if strings.Contains(fmt.Sprint(err, fault.Hint(err)), testToken("one")) {
@@ -281,7 +304,8 @@ func TestHopRenewsWhatIsBehindIt(t *testing.T) {
 	if _, err := p.Retrieve(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.clock.Advance(57*time.Minute + 30*time.Second) // both sessions are due; the first hop is renewed only when refused
+	f.clock.Advance(57*time.Minute +
+		30*time.Second) // both sessions are due; the first hop is renewed only when refused
 	p.steps[0].creds.entry.Load().renewAt = f.clock.Now().Add(time.Minute)
 	creds, err := p.Retrieve(t.Context())
 	if err != nil || creds.AccessKeyID != "ASIA0004" {
@@ -302,7 +326,8 @@ func TestClockSkewOfNewCredentials(t *testing.T) {
 	cfg := f.config(t)
 	cfg.Now = func() time.Time { return f.clock.Now().Add(2 * time.Hour) }
 	_, err := mustCredentials(t, cfg).Retrieve(t.Context())
-	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "ended 1h0m0s ago by this machine's clock") || !strings.Contains(fault.Hint(err), "clock") {
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "ended 1h0m0s ago by this machine's clock") ||
+		!strings.Contains(fault.Hint(err), "clock") {
 		t.Errorf("%v (%s)", err, fault.Hint(err))
 	}
 }
@@ -312,7 +337,8 @@ func TestMalformedTokenIsNotSent(t *testing.T) {
 	cfg := f.config(t)
 	write(t, cfg.WebIdentityTokenFile, testToken("one")+"\ntoken refreshed")
 	_, err := mustCredentials(t, cfg).Retrieve(t.Context())
-	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "white space") || !strings.Contains(err.Error(), cfg.WebIdentityTokenFile) {
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "white space") || !strings.Contains(err.Error(),
+		cfg.WebIdentityTokenFile) {
 		t.Errorf("%v", err)
 	}
 	if len(f.asked) != 0 {
@@ -330,7 +356,8 @@ func TestOwnAuthority(t *testing.T) {
 	cfg := f.config(t)
 	cfg.STSEndpoint = secure.URL
 	_, err := mustCredentials(t, cfg).Retrieve(t.Context())
-	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(fault.Hint(err), "AWS_CA_BUNDLE") {
+	if !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), "unknown authority") ||
+		!strings.Contains(fault.Hint(err), "AWS_CA_BUNDLE") {
 		t.Errorf("without the bundle: %v (%s)", err, fault.Hint(err))
 	}
 	if strings.Contains(err.Error(), testToken("one")) || len(f.asked) != 0 {

@@ -8,7 +8,8 @@ import (
 )
 
 // StorageSpec is what KServe's storage-spec (spec.predictor.model.storage) says of S3: the entry of the storage-config
-// secret, in STORAGE_CONFIG, with the InferenceService's parameters, in STORAGE_OVERRIDE_CONFIG, over it. A field is nil
+// secret, in STORAGE_CONFIG, with the InferenceService's parameters, in STORAGE_OVERRIDE_CONFIG, over it. A field is
+// nil
 // where neither sets it; one that is set counts more than the variable of the same meaning, as in KServe's own
 // initializer.
 type StorageSpec struct {
@@ -30,7 +31,8 @@ func ParseStorageSpec(config, override string) (StorageSpec, error) {
 			continue
 		}
 		if err := json.Unmarshal([]byte(v.text), &merged); err != nil {
-			return StorageSpec{}, fault.New(fault.Usage, "correct the storage-config secret or the parameters of spec.predictor.model.storage",
+			return StorageSpec{}, fault.New(fault.Usage,
+				"correct the storage-config secret or the parameters of spec.predictor.model.storage",
 				"%s is not a JSON object", v.name)
 		}
 	}
@@ -45,7 +47,8 @@ func ParseStorageSpec(config, override string) (StorageSpec, error) {
 		}
 		text, ok := value.(string)
 		if !ok {
-			return StorageSpec{}, fault.New(fault.Usage, "write it in quotes", "%s in the storage configuration is not a string", key)
+			return StorageSpec{}, fault.New(fault.Usage, "write it in quotes",
+				"%s in the storage configuration is not a string", key)
 		}
 		*field = &text
 	}

@@ -8,7 +8,8 @@ import (
 )
 
 func TestParseStorageSpec(t *testing.T) {
-	s, err := ParseStorageSpec(`{"type":"s3","access_key_id":"AKIA","secret_access_key":"s","endpoint_url":"https://minio","region":"a","bucket":"b","anonymous":"false"}`,
+	s, err := ParseStorageSpec(`{"type":"s3","access_key_id":"AKIA","secret_access_key":"s","bucket":"b",`+
+		`"endpoint_url":"https://minio","region":"a","anonymous":"false"}`,
 		`{"region":"eu-central-1","ca_bundle":"/ca","verify_ssl":"1"}`)
 	if err != nil {
 		t.Fatal(err)
@@ -17,8 +18,10 @@ func TestParseStorageSpec(t *testing.T) {
 		got  *string
 		want string
 	}{
-		"key": {s.AccessKeyID, "AKIA"}, "secret": {s.SecretAccessKey, "s"}, "endpoint": {s.EndpointURL, "https://minio"},
-		"region": {s.Region, "eu-central-1"}, "CA": {s.CABundle, "/ca"}, "verify": {s.VerifySSL, "1"}, "anonymous": {s.Anonymous, "false"},
+		"key": {s.AccessKeyID, "AKIA"}, "secret": {s.SecretAccessKey, "s"}, "endpoint": {s.EndpointURL,
+			"https://minio"},
+		"region": {s.Region, "eu-central-1"}, "CA": {s.CABundle, "/ca"}, "verify": {s.VerifySSL, "1"},
+		"anonymous": {s.Anonymous, "false"},
 	} {
 		if tt.got == nil || *tt.got != tt.want {
 			t.Errorf("%s is not %q", name, tt.want)

@@ -43,7 +43,8 @@ func (f TokenFile) Token(context.Context) (string, error) {
 		return "", fault.New(fault.Identity, "", "reading the web identity token: %w", err)
 	}
 	if len(b) > maxTokenSize {
-		return "", fault.New(fault.Identity, tokenCure, "web identity token %s is larger than %d bytes", f, maxTokenSize)
+		return "", fault.New(fault.Identity, tokenCure, "web identity token %s is larger than %d bytes", f,
+			maxTokenSize)
 	}
 	return strings.TrimSpace(string(b)), nil
 }

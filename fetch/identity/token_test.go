@@ -20,7 +20,8 @@ func unsigned(header, claims string) string {
 
 func TestParseClaims(t *testing.T) {
 	const rs256 = `{"alg":"RS256","kid":"1"}`
-	good := unsigned(rs256, `{"iss":"https://oidc.example","sub":"system:serviceaccount:ml:loader","aud":["sts.amazonaws.com","x"],"exp":1800000000}`)
+	good := unsigned(rs256,
+		`{"iss":"https://oidc.example","sub":"system:serviceaccount:ml:loader","aud":["sts.amazonaws.com","x"],"exp":1800000000}`)
 	for _, tt := range []struct{ name, token, fault string }{
 		{"good", good, ""},
 		{"one audience", unsigned(rs256, `{"aud":"sts.amazonaws.com"}`), ""},
@@ -40,7 +41,8 @@ func TestParseClaims(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := ParseClaims(tt.token)
-			if tt.fault == "" && err != nil || tt.fault != "" && (err == nil || !strings.Contains(err.Error(), tt.fault)) {
+			if tt.fault == "" && err != nil || tt.fault != "" && (err == nil || !strings.Contains(err.Error(),
+				tt.fault)) {
 				t.Errorf("error %v, want %q", err, tt.fault)
 			}
 		})
@@ -73,7 +75,8 @@ func FuzzParseClaims(f *testing.F) {
 func TestTokenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	file := TokenFile(path)
-	if _, err := file.Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), path) || fault.Hint(err) == "" {
+	if _, err := file.Token(t.Context()); !fault.Is(err, fault.Identity) || !strings.Contains(err.Error(), path) ||
+		fault.Hint(err) == "" {
 		t.Errorf("missing file: %v", err)
 	}
 	for _, content := range []string{"first\n", "  rotated \r\n"} {

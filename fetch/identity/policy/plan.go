@@ -64,14 +64,13 @@ func Direct(r Request) (*Plan, error) {
 		return nil, err
 	}
 	loader, owner := account(r.LoaderRole), r.owner()
-	permissions := document(append(r.Model.objectAccess(), r.Model.keyAccess("UnwrapKey", r.Model.keyActions(), nil)...)...)
 	bucket := document(r.Model.objectAccess()...)
 	for i := range bucket.Statement {
 		bucket.Statement[i].Principal = Principal{"AWS": r.LoaderRole}
 	}
 	p := &Plan{Title: "Direct grant: bucket and key policies name the loader's role", Warnings: r.warnings()}
 	p.add("loader-trust-policy", loader, "trust policy of role "+r.LoaderRole, r.webIdentityTrust())
-	p.add("loader-role-policy", loader, "inline policy of role "+r.LoaderRole, permissions)
+	p.add("loader-role-policy", loader, "inline policy of role "+r.LoaderRole, r.permissions())
 	p.add("bucket-policy", owner, "policy of bucket "+r.Model.Bucket, bucket)
 	p.addKeyPolicy(r, r.LoaderRole)
 	return p, nil
@@ -84,18 +83,23 @@ func Chain(r Request) (*Plan, error) {
 	}
 	loader, owner := account(r.LoaderRole), r.owner()
 	hop := document(allow("AssumeOwnerRole", r.hopActions(), []string{r.OwnerRole}, nil))
-	permissions := document(append(r.Model.objectAccess(), r.Model.keyAccess("UnwrapKey", r.Model.keyActions(), nil)...)...)
 	p := &Plan{Title: "Role chain: the loader's role assumes a role of the owner", Warnings: r.warnings()}
 	if r.ExternalID == "" {
-		p.Warnings = append(p.Warnings, "no external id: whoever may use the loader's role may use the owner's; where one loader "+
-			"role serves several tenants, set an external id for each")
+		p.Warnings = append(p.Warnings, "no external id: whoever may use the loader's role may use the owner's; where "+
+			"one loader role serves several tenants, set an external id for each")
 	}
 	p.add("loader-trust-policy", loader, "trust policy of role "+r.LoaderRole, r.webIdentityTrust())
 	p.add("loader-role-policy", loader, "inline policy of role "+r.LoaderRole, hop)
 	p.add("owner-trust-policy", owner, "trust policy of role "+r.OwnerRole, r.hopTrust())
-	p.add("owner-role-policy", owner, "inline policy of role "+r.OwnerRole, permissions)
+	p.add("owner-role-policy", owner, "inline policy of role "+r.OwnerRole, r.permissions())
 	p.addKeyPolicy(r, r.OwnerRole)
 	return p, nil
+}
+
+// permissions are what the role needs that reads the model.
+func (r Request) permissions() Document {
+	keys := r.Model.keyAccess("UnwrapKey", r.Model.keyActions(), nil)
+	return document(append(r.Model.objectAccess(), keys...)...)
 }
 
 func document(statements ...Statement) Document {
@@ -114,7 +118,9 @@ func (r Request) webIdentityTrust() Document {
 		provider + ":aud": {r.audience()},
 		provider + ":sub": {r.Subject},
 	}})
-	s.Principal = Principal{"Federated": fmt.Sprintf("arn:%s:iam::%s:oidc-provider/%s", loader.Partition, loader.AccountID, provider)}
+	s.Principal = Principal{
+		"Federated": fmt.Sprintf("arn:%s:iam::%s:oidc-provider/%s", loader.Partition, loader.AccountID, provider),
+	}
 	return document(s)
 }
 
@@ -195,7 +201,8 @@ func (r Request) contextCondition() Condition {
 func (r Request) releaseCondition() Condition {
 	c := r.contextCondition()
 	for number, digest := range r.PCRs {
-		c = c.with("StringEqualsIgnoreCase", "kms:RecipientAttestation:NitroTPMPCR"+strconv.Itoa(number), strings.ToLower(digest))
+		c = c.with("StringEqualsIgnoreCase", "kms:RecipientAttestation:NitroTPMPCR"+strconv.Itoa(number),
+			strings.ToLower(digest))
 	}
 	return c
 }
@@ -208,15 +215,17 @@ func (r Request) warnings() []string {
 	case len(r.Model.keyAccess("", nil, nil)) == 0:
 		w = append(w, "no KMS key is named: the plan covers the bucket alone")
 	case len(r.PCRs) == 0:
-		w = append(w, "the key's Release statement has no attestation condition: any machine with the role's credentials is given the "+
-			"key; bind it with PCR 7, or PCRs 4 and 12")
+		w = append(w, "the key's Release statement has no attestation condition: any machine with the role's "+
+			"credentials is given the key; bind it with PCR 7, or PCRs 4 and 12")
 	case has(4) && !has(12):
-		w = append(w, "PCR 4 without PCR 12 can be got around with a kernel command line from outside the image: bind PCR 12 too")
+		w = append(w, "PCR 4 without PCR 12 can be got around with a kernel command line from outside the image: bind "+
+			"PCR 12 too")
 	case !has(4) && !has(7):
 		w = append(w, "none of the bound PCRs measures what boots: bind PCR 7, or PCRs 4 and 12")
 	}
 	if r.ModelName == "" && len(r.Model.Keys) > 0 {
-		w = append(w, "the keys are not bound to one model: whoever may use them may open every model wrapped with them")
+		w = append(w, "the keys are not bound to one model: whoever may use them may open every model wrapped with "+
+			"them")
 	}
 	for _, key := range r.Model.Keys {
 		if strings.ContainsAny(key, "*?[") {
@@ -260,7 +269,8 @@ func (r Request) check(chain bool) error {
 		add("%v", err)
 	}
 	r.checkRoles(add, chain)
-	if u, err := url.Parse(r.Issuer); err != nil || u.Scheme != "https" || u.Host == "" || strings.HasSuffix(r.Issuer, "/") {
+	u, err := url.Parse(r.Issuer)
+	if err != nil || u.Scheme != "https" || u.Host == "" || strings.HasSuffix(r.Issuer, "/") {
 		add("the issuer %q is not an https URL without a slash at its end", r.Issuer)
 	}
 	if !subjectPattern.MatchString(r.Subject) {
@@ -288,8 +298,8 @@ func (r Request) checkRoles(add func(string, ...any), chain bool) {
 	}
 	for whose, role := range roles {
 		a, err := arn.Parse(role)
-		if err != nil || a.Service != "iam" || !accountPattern.MatchString(a.AccountID) || !strings.HasPrefix(a.Resource, "role/") ||
-			strings.ContainsAny(role, "*?$ ") {
+		if err != nil || a.Service != "iam" || !accountPattern.MatchString(a.AccountID) ||
+			!strings.HasPrefix(a.Resource, "role/") || strings.ContainsAny(role, "*?$ ") {
 			add("the %s role %q is not the ARN of one role", whose, role)
 		}
 	}
@@ -306,7 +316,8 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 		fmt.Fprintf(&b, "# WARNING: %s\n", warning)
 	}
 	for i, part := range p.Parts {
-		fmt.Fprintf(&b, "\n# %d. %s.json: account %s, %s\n%s", i+1, part.Name, part.Account, part.Where, part.Indented())
+		fmt.Fprintf(&b, "\n# %d. %s.json: account %s, %s\n%s", i+1, part.Name, part.Account, part.Where,
+			part.Indented())
 	}
 	n, err := io.WriteString(w, b.String())
 	return int64(n), err

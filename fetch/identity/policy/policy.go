@@ -240,7 +240,8 @@ func (m Model) keyAccess(sid string, actions []string, condition Condition) []St
 			continue
 		}
 		byAlias := condition.with("StringLike", "kms:RequestAlias", plain("alias/"+name))
-		list = append(list, allow(sid, actions, []string{strings.TrimSuffix(key, plain("alias/"+name)) + "key/*"}, byAlias))
+		list = append(list, allow(sid, actions, []string{strings.TrimSuffix(key, plain("alias/"+name)) + "key/*"},
+			byAlias))
 	}
 	if len(keys) > 0 {
 		slices.Sort(keys)

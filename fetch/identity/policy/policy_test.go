@@ -39,16 +39,20 @@ const (
 
 func TestSession(t *testing.T) {
 	for name, m := range map[string]policy.Model{
-		"sealed":       {Bucket: "acme-models", Prefix: model, Keys: []string{key, "kbs:///models/llama/v3", key}},
-		"plain":        {Bucket: "acme-models", Prefix: model, List: true},
-		"bucket":       {Bucket: "acme-models", List: true},
-		"publish":      {Bucket: "acme-models", Prefix: model, Keys: []string{key}, Write: true},
-		"china":        {Bucket: "acme-models", Prefix: model, Keys: []string{"arn:aws-cn:kms:cn-north-1:222222222222:key/*"}, Partition: "aws-cn"},
-		"gov":          {Bucket: "acme-models", Prefix: model, Partition: "aws-us-gov"},
-		"accesspoint":  {Bucket: "arn:aws:s3:eu-central-1:222222222222:accesspoint/models", Prefix: model, Keys: []string{key}},
+		"sealed":  {Bucket: "acme-models", Prefix: model, Keys: []string{key, "kbs:///models/llama/v3", key}},
+		"plain":   {Bucket: "acme-models", Prefix: model, List: true},
+		"bucket":  {Bucket: "acme-models", List: true},
+		"publish": {Bucket: "acme-models", Prefix: model, Keys: []string{key}, Write: true},
+		"china": {Bucket: "acme-models", Prefix: model,
+			Keys: []string{"arn:aws-cn:kms:cn-north-1:222222222222:key/*"}, Partition: "aws-cn"},
+		"gov": {Bucket: "acme-models", Prefix: model, Partition: "aws-us-gov"},
+		"accesspoint": {Bucket: "arn:aws:s3:eu-central-1:222222222222:accesspoint/models", Prefix: model,
+			Keys: []string{key}},
 		"multi-region": {Bucket: "arn:aws:s3::222222222222:accesspoint/mfzwi23gnjvgw.mrap", Prefix: model, List: true},
-		"wildcards":    {Bucket: "acme-models", Prefix: "a*b?c$d", Keys: []string{"arn:aws:kms:eu-*:222222222222:key/mrk-[0-9]*"}},
-		"alias":        {Bucket: "acme-models", Prefix: model, Keys: []string{"arn:aws:kms:eu-central-1:222222222222:alias/models", key}},
+		"wildcards": {Bucket: "acme-models", Prefix: "a*b?c$d",
+			Keys: []string{"arn:aws:kms:eu-*:222222222222:key/mrk-[0-9]*"}},
+		"alias": {Bucket: "acme-models", Prefix: model,
+			Keys: []string{"arn:aws:kms:eu-central-1:222222222222:alias/models", key}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := policy.Session(m)
@@ -76,7 +80,8 @@ func leastPrivilege(t *testing.T, d policy.Document, write bool) {
 			t.Errorf("effect %q", s.Effect)
 		}
 		for _, action := range s.Action {
-			if strings.HasSuffix(action, "*") || !write && (strings.Contains(action, "Put") || strings.Contains(action, "Delete") || strings.Contains(action, "Encrypt")) {
+			if strings.HasSuffix(action, "*") || !write && (strings.Contains(action, "Put") || strings.Contains(action,
+				"Delete") || strings.Contains(action, "Encrypt")) {
 				t.Errorf("action %s is allowed", action)
 			}
 		}
@@ -93,7 +98,8 @@ func leastPrivilege(t *testing.T, d policy.Document, write bool) {
 
 func TestSessionRefusesOddModels(t *testing.T) {
 	for name, m := range map[string]policy.Model{
-		"no bucket": {}, "wildcard": {Bucket: "acme-*"}, "slash before": {Bucket: "b", Prefix: "/x"}, "slash after": {Bucket: "b", Prefix: "x/"},
+		"no bucket": {}, "wildcard": {Bucket: "acme-*"}, "slash before": {Bucket: "b", Prefix: "/x"},
+		"slash after":         {Bucket: "b", Prefix: "x/"},
 		"not an access point": {Bucket: "arn:aws:s3:::bucket"}, "not S3": {Bucket: key},
 	} {
 		if got, err := policy.Session(m); err == nil {
@@ -127,7 +133,8 @@ func TestPlans(t *testing.T) {
 		plan func(policy.Request) (*policy.Plan, error)
 		r    policy.Request
 	}{
-		{"direct", policy.Direct, request()}, {"chain", policy.Chain, request()}, {"direct-bare", policy.Direct, bare}, {"chain-bare", policy.Chain, bare},
+		{"direct", policy.Direct, request()}, {"chain", policy.Chain, request()}, {"direct-bare", policy.Direct, bare},
+		{"chain-bare", policy.Chain, bare},
 		{"chain-tagged", policy.Chain, tagged}, {"direct-no-key", policy.Direct, noKey},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,10 +164,12 @@ func TestKeyPolicyHasNoWayAround(t *testing.T) {
 	for _, s := range last.Statement {
 		for _, action := range s.Action {
 			releases := action == "kms:Decrypt"
-			if releases && (len(s.Condition["StringEqualsIgnoreCase"]) != 2 || s.Principal["AWS"] != request().OwnerRole) {
+			if releases && (len(s.Condition["StringEqualsIgnoreCase"]) != 2 ||
+				s.Principal["AWS"] != request().OwnerRole) {
 				t.Errorf("kms:Decrypt without the PCRs, or for somebody else: %+v", s)
 			}
-			if strings.ContainsAny(action, "*") || action == "kms:CreateGrant" || action == "kms:ReEncryptFrom" || strings.HasPrefix(action, "kms:GenerateDataKey") {
+			if strings.ContainsAny(action, "*") || action == "kms:CreateGrant" || action == "kms:ReEncryptFrom" ||
+				strings.HasPrefix(action, "kms:GenerateDataKey") {
 				t.Errorf("%s is a way around the condition", action)
 			}
 		}
@@ -177,8 +186,11 @@ func TestWarnings(t *testing.T) {
 		"measures what boots":      func(r *policy.Request) { r.PCRs = map[int]string{0: pcr, 15: pcr} },
 		"not bound to one model":   func(r *policy.Request) { r.ModelName = "" },
 		"no external id":           func(r *policy.Request) { r.ExternalID = "" },
-		"more than one key":        func(r *policy.Request) { r.Model.Keys = []string{strings.Replace(key, "1234abcd", "*", 1)} },
-		"no KMS key":               func(r *policy.Request) { r.Model.Keys = []string{"kbs:///a/b/c"} },
+		"more than one key": func(r *policy.Request) {
+			r.Model.Keys = []string{strings.Replace(key, "1234abcd",
+				"*", 1)}
+		},
+		"no KMS key": func(r *policy.Request) { r.Model.Keys = []string{"kbs:///a/b/c"} },
 	} {
 		r := request()
 		spoil(&r)
@@ -217,13 +229,15 @@ func TestRequestFaults(t *testing.T) {
 func TestExamples(t *testing.T) {
 	r := request()
 	r.PCRs = nil
-	for example, makePlan := range map[string]func(policy.Request) (*policy.Plan, error){"direct": policy.Direct, "chain": policy.Chain} {
+	for example, makePlan := range map[string]func(policy.Request) (*policy.Plan, error){"direct": policy.Direct,
+		"chain": policy.Chain} {
 		p, err := makePlan(r)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, part := range p.Parts {
-			golden(t, "../../../../deploy/examples/cross-account-"+example+"/policies/"+part.Name+".json", part.Indented())
+			golden(t, "../../../../deploy/examples/cross-account-"+example+"/policies/"+part.Name+".json",
+				part.Indented())
 		}
 		files, err := filepath.Glob("../../../deploy/examples/cross-account-" + example + "/policies/*")
 		if err != nil || len(files) != len(p.Parts) {
