@@ -9,8 +9,7 @@ import (
 
 // StorageSpec is what KServe's storage-spec (spec.predictor.model.storage) says of S3: the entry of the storage-config
 // secret, in STORAGE_CONFIG, with the InferenceService's parameters, in STORAGE_OVERRIDE_CONFIG, over it. A field is
-// nil
-// where neither sets it; one that is set counts more than the variable of the same meaning, as in KServe's own
+// nil where neither sets it; one that is set counts more than the variable of the same meaning, as in KServe's own
 // initializer.
 type StorageSpec struct {
 	EndpointURL     *string // AWS_ENDPOINT_URL, for S3 only
