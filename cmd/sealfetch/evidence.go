@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sealfetch/sealfetch/attest"
+	"github.com/sealfetch/sealfetch/attest/validate"
 	"github.com/sealfetch/sealfetch/attest/verify"
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
@@ -118,30 +120,15 @@ func printEvidence(out io.Writer, d *verify.Document, blob []byte, asJSON bool) 
 	}
 	fmt.Fprintf(out, "source     %s\nmodule id  %s\ntimestamp  %s\n", d.Source, oneLine(d.ModuleID), d.Timestamp.UTC().Format(time.RFC3339))
 	for _, i := range d.PCRIndices() {
-		fmt.Fprintf(out, "PCR %-2d     %s%s\n", i, pcrs[strconv.Itoa(i)], advice(d.Source, i))
+		fmt.Fprintf(out, "PCR %-2d     %s\n", i, pcrs[strconv.Itoa(i)])
 	}
-	_, err := fmt.Fprint(out, bindingAdvice(d.Source))
-	return err
-}
-
-// advice says of a PCR whether a key policy should name it.
-func advice(source verify.Source, pcr int) string {
-	if source != verify.NitroTPM {
-		return ""
+	fmt.Fprintln(out, "\nWhat a key policy should bind, the best choice first (`sealfetch policy --pcr N=HEX` writes it):")
+	for _, a := range validate.AdviceFor(d.Source) {
+		bind := "bind"
+		if !a.Bind {
+			bind = "not"
+		}
+		fmt.Fprintf(out, "  %-4s  PCR %s: %s\n", bind, strings.Trim(fmt.Sprint(a.PCRs), "[]"), a.Why)
 	}
-	return map[int]string{
-		0:  "  constant: firmware of the instance type, says nothing of the image",
-		1:  "  constant",
-		4:  "  bind: the boot loader and kernel image",
-		7:  "  bind in place of 4 and 12: the Secure Boot keys, where only your own are enrolled",
-		12: "  bind with 4: the kernel command line, which otherwise comes from outside the image",
-	}[pcr]
-}
-
-func bindingAdvice(source verify.Source) string {
-	if source != verify.NitroTPM {
-		return "A key policy binds kms:RecipientAttestation:ImageSha384, or PCR0 and PCR8.\n"
-	}
-	return "A key policy binds kms:RecipientAttestation:NitroTPMPCR4 and …PCR12, or …PCR7. PCR 4 alone can be got around with a\n" +
-		"kernel command line from outside; 0 and 1 are the same everywhere. `sealfetch policy --pcr N=HEX` writes the policy.\n"
+	return nil
 }
