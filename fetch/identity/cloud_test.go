@@ -462,6 +462,7 @@ func TestRealRefusals(t *testing.T) {
 			cfg.RoleChain = []identity.Hop{chainHop()}
 			tt.spoil(w, &cfg)
 			got, err := w.get(w.s3(w.provider(cfg)), modelKey, ownerAccount)
+			t.Logf("%v\nhint: %s", err, fault.Hint(err)) // with -v, the messages as people see them
 			if got != "" || fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.cause) ||
 				!strings.Contains(fault.Hint(err), tt.remedy) {
 				t.Errorf("%q, kind %d\nerror: %v\n hint: %s", got, fault.Of(err), err, fault.Hint(err))
