@@ -84,6 +84,7 @@ type publication struct {
 	done    *atomic.Int64
 	objects []*newObject
 	parts   []newPart
+	largest int64 // part
 	next    atomic.Int64
 }
 
@@ -107,7 +108,8 @@ func (p *publication) plan(i int, o NewObject, partSize int64) {
 	step := max((max(partSize, least)+o.Step-1)/o.Step*o.Step, o.Step)
 	obj := &newObject{NewObject: o}
 	for off, end := int64(0), o.Head+step; off < o.Size || off == 0; off, end = end, end+step {
-		p.parts = append(p.parts, newPart{i, obj.left, off, min(end, o.Size) - off})
+		part := newPart{i, obj.left, off, min(end, o.Size) - off}
+		p.parts, p.largest = append(p.parts, part), max(p.largest, part.size)
 		obj.left++
 	}
 	obj.tags = make([]string, obj.left)
@@ -122,8 +124,8 @@ func (p *publication) worker(ctx context.Context) error {
 			return nil
 		}
 		part := p.parts[i]
-		if int64(cap(buf)) < part.size {
-			buf = make([]byte, part.size)
+		if buf == nil {
+			buf = make([]byte, p.largest)
 		}
 		data := buf[:part.size]
 		if err := p.fill(ctx, part.object, part.off, data); err != nil {
