@@ -117,13 +117,13 @@ func (s *stream) part(ctx context.Context, r *reading, buf []byte) error {
 			return err
 		}
 		if r.position() > from {
-			attempt = 1
+			attempt = 0 // this one brought something
 		}
 		if attempt >= s.retry.Attempts {
 			return exhausted(err, attempt)
 		}
 		s.progress.Retries.Add(1)
-		if err := s.retry.pause(ctx, attempt); err != nil {
+		if err := s.retry.pause(ctx, max(attempt, 1)); err != nil {
 			return err
 		}
 	}
