@@ -1,4 +1,4 @@
-# `make help` lists the targets. Nothing here is needed to build or test: `go build ./cmd/sealfetch`, `go test ./...`.
+# `make help` lists the targets. Nothing here is needed to build or test: `go build -o bin/sealfetch ./cmd/sealfetch`, `go test ./...`.
 
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -32,7 +32,7 @@ lint: ## gofmt, go vet and staticcheck
 	GOFLAGS= go run $(STATICCHECK) -tags e2e ./...
 
 .PHONY: e2e
-e2e: e2e-s3 e2e-swtpm e2e-identity e2e-runc ## all end-to-end tests below
+e2e: e2e-s3 e2e-identity e2e-oidc e2e-swtpm e2e-runc check-deploy ## the end-to-end tests that take seconds
 
 .PHONY: e2e-s3
 e2e-s3: ## seal and load through versitygw, a real S3 server; SEALFETCH_E2E_SIZE=4Gi for figures
@@ -46,6 +46,14 @@ e2e-memory: ## peak memory of loads through versitygw; SEALFETCH_E2E_SIZES="64Mi
 e2e-identity: ## web identity against the STS of versitygw
 	$(E2E) ./e2e/versitygw
 
+.PHONY: e2e-oidc
+e2e-oidc: ## client credentials against oidc-provider, an issuer that others wrote; needs npm
+	$(E2E) ./e2e/oidcprovider
+
+.PHONY: e2e-renewal
+e2e-renewal: ## ten minutes of downloading with credentials that last one
+	$(E2E) ./e2e/renewal
+
 .PHONY: e2e-swtpm
 e2e-swtpm: ## the TPM code against swtpm
 	@command -v swtpm >/dev/null || $(call install,swtpm swtpm-tools)
@@ -57,6 +65,10 @@ e2e-runc: image-root ## the image under runc: read-only root, no capabilities, m
 	$(E2E) -run TestRunc ./e2e
 
 install = { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
+
+.PHONY: check-deploy
+check-deploy: ## decode deploy/ strictly and check what KServe users trip over; no cluster needed
+	cd e2e/deploy && go vet . && go test -count=1 .
 
 .PHONY: image-root
 image-root: release ## what the Dockerfile's target `prebuilt` copies
