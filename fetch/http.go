@@ -184,8 +184,9 @@ func parseContentRange(header string) (first, last, size int64, ok bool) {
 	return first, last, size, ok
 }
 
+// decimal leaves a bit of room, so that sums of two do not overflow.
 func decimal(s string) (int64, bool) {
-	v, err := strconv.ParseUint(s, 10, 63)
+	v, err := strconv.ParseUint(s, 10, 62)
 	return int64(v), err == nil
 }
 
