@@ -41,6 +41,7 @@ type childFlags struct {
 func child(ctx context.Context, argv []string) error {
 	kinds := map[string]func(context.Context, childFlags) error{
 		"receive": childReceive, "plain": childPlain, "gcm-open": childOpen, "gcm-seal": childSeal,
+		"get-bare": childGetBare, "get-source": childGetSource,
 		"write": childWrite, "read": childRead, "upload": childUpload,
 	}
 	if len(argv) == 0 || kinds[argv[0]] == nil {
@@ -207,6 +208,73 @@ type plainSink []*os.File
 func (s plainSink) Window(_ context.Context, object int, off int64, p []byte) error {
 	_, err := s[object].WriteAt(p, off)
 	return err
+}
+
+// requests is how many small ranges the children below ask for.
+const requests = 20_000
+
+// childGetBare asks for small ranges with bare net/http: the floor of a request.
+func childGetBare(ctx context.Context, c childFlags) error {
+	objects, err := c.parseObjects()
+	if err != nil {
+		return err
+	}
+	transport, err := c.transport()
+	if err != nil {
+		return err
+	}
+	url := c.endpoint + "/" + c.bucket + "/" + c.prefix + "/" + objects[0].Name
+	return c.ask(objects[0].Size, func(off int64) (io.ReadCloser, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+c.part-1))
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			return nil, err
+		}
+		return resp.Body, nil
+	})
+}
+
+// childGetSource asks for the same through the shipped source: signed, checked, classed.
+func childGetSource(ctx context.Context, c childFlags) error {
+	objects, err := c.parseObjects()
+	if err != nil {
+		return err
+	}
+	opener, err := c.opener()
+	if err != nil {
+		return err
+	}
+	source, err := opener.Source(ctx, fetch.URI{Scheme: "s3", Host: c.bucket, Path: c.prefix})
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	return c.ask(objects[0].Size, func(off int64) (io.ReadCloser, error) {
+		return source.Get(ctx, fetch.Range{Name: objects[0].Name, Off: off, Len: c.part})
+	})
+}
+
+// ask gets the ranges on as many connections as are said.
+func (c childFlags) ask(size int64, get func(off int64) (io.ReadCloser, error)) error {
+	var next atomic.Int64
+	return parallel(c.connections, func(int) error {
+		buf := make([]byte, c.part)
+		for i := next.Add(1); i <= requests; i = next.Add(1) {
+			body, err := get(i * c.part % (size - c.part))
+			if err != nil {
+				return err
+			}
+			if _, err := io.ReadFull(body, buf); err != nil {
+				return err
+			}
+			body.Close()
+		}
+		return nil
+	})
 }
 
 // share runs work for windows of bytes in all, on as many goroutines as connections are said to be.

@@ -103,6 +103,7 @@ var goals = []goal{
 	{"P6", "2,000 small files, wall, over the fastest plain peer", 0.50, false, wallOver("small", "sealed", peersPlain...)},
 	{"P6", "with 40 ms to the first byte, peers as they come", 0.10, false, wallOver("small-40ms", "sealed", "rclone", "manager", "transfermanager", "kserve")},
 	{"P6", "with 40 ms to the first byte, peers tuned", 0.10, false, wallOver("small-40ms", "sealed", peersPlain...)},
+	{"P6", "a small request, CPU over bare net/http", 1.20, false, cpuOver("requests", "source", "floor: net/http")},
 	{"P7", "peak RssAnon at 64 connections, MiB", 40, false, absolute("huge", "sealed-64", "MiB", anon)},
 	{"P7", "cgroup peak beyond the model, MiB", 64, false, absolute("cgroup", "sealed-64", "MiB", anon)},
 	{"P8", "90 MB/s connections, 40 ms, wall over the best fixed setting", 1.10, false, wallOver("capped", "sealed", "fixed-8", "fixed-16", "fixed-32", "fixed-64")},

@@ -65,6 +65,9 @@ func (b *bench) scenarios() []scenario {
 		{name: "seal", title: "seal and upload, HTTP", data: big, rounds: rounds, variants: b.sealing(big)},
 		{name: "small", title: "2,000 files of 100 KiB, HTTP", data: small, rounds: rounds,
 			variants: concat(b.ours(small)[:1], b.smallPeers(small, true))},
+		{name: "requests", title: "20,000 ranges of 4 KiB: what a request costs", data: small, rounds: rounds, oneCore: true,
+			variants: []variant{{name: "source", steps: b.childStep("get-source", small, "-part", "4096", "-connections", "4")},
+				{name: "floor: net/http", steps: b.childStep("get-bare", small, "-part", "4096", "-connections", "4")}}},
 		{name: "startup", title: "from exec to the first request", data: dataset{name: "tiny", files: 1, size: 1024}, rounds: 10,
 			variants: []variant{{name: "sealed", steps: b.startup}}},
 	}

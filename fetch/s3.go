@@ -47,6 +47,7 @@ type s3Bucket struct {
 	reader  *s3.Client // reads are retried by Retry alone
 	writer  *s3.Client // retries by itself
 	redials int        // how often the region was corrected
+	form    *getForm   // of reads in this region; nil until the SDK has made one
 }
 
 func openS3(u URI, c S3Config, transport *http.Transport) *s3Bucket {
@@ -86,7 +87,7 @@ func (b *s3Bucket) dial(region string) {
 	if c.FIPS {
 		options.EndpointOptions.UseFIPSEndpoint = aws.FIPSEndpointStateEnabled
 	}
-	b.region, b.reader = region, s3.New(options)
+	b.region, b.reader, b.form = region, s3.New(options), nil
 	options.Retryer = retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = 5 })
 	if c.Credentials != nil {
 		options.Retryer = c.Credentials.Retryer(options.Retryer)
@@ -145,54 +146,6 @@ func (b *s3Bucket) key(name string) *string {
 		return aws.String(name)
 	}
 	return aws.String(b.uri.Path + "/" + name)
-}
-
-// Get sends one GetObject. A pin goes along as versionId where the bucket is versioned, else as If-Match.
-func (b *s3Bucket) Get(ctx context.Context, r Range) (*Body, error) {
-	in := &s3.GetObjectInput{Bucket: b.bucket(), Key: b.key(r.Name), ExpectedBucketOwner: b.owner, RequestPayer: b.payer}
-	if !r.whole() {
-		in.Range = aws.String(r.header())
-	}
-	switch {
-	case r.Pin.VersionID != "":
-		in.VersionId = aws.String(r.Pin.VersionID)
-	case r.Pin.ETag != "":
-		in.IfMatch = aws.String(r.Pin.ETag)
-	}
-	client, _, region := b.clients()
-	out, err := client.GetObject(ctx, in)
-	if status(err) == http.StatusRequestedRangeNotSatisfiable {
-		return nil, tooShort(r, b)
-	}
-	if err != nil {
-		return nil, b.failed(ctx, "s3:GetObject", r.Name, region, err)
-	}
-	id, _ := awsRequestID(out.ResultMetadata)
-	body := &Body{ReadCloser: out.Body, Len: length(out.ContentLength), Size: length(out.ContentLength), RequestID: id,
-		Pin: Pin{ETag: aws.ToString(out.ETag), VersionID: versionID(out.VersionId)}}
-	if out.ContentRange != nil {
-		if err := body.contentRange(*out.ContentRange, r.Name, b); err != nil {
-			out.Body.Close()
-			return nil, err
-		}
-	}
-	return body, nil
-}
-
-// length is a Content-Length, or -1 where the server gave none.
-func length(n *int64) int64 {
-	if n == nil {
-		return -1
-	}
-	return *n
-}
-
-// versionID drops "null", the id of objects from before versioning: it does not name one state.
-func versionID(id *string) string {
-	if v := aws.ToString(id); v != "null" {
-		return v
-	}
-	return ""
 }
 
 // failed classes an error of the SDK. An expired session and a wrong region are mended here: then the request is worth
