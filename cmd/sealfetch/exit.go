@@ -58,8 +58,12 @@ func outcome(err error) (code int, hint string) {
 	return code, hint
 }
 
-// finish prints the cause and the hint as the last lines and returns the exit code.
-func (p *program) finish(_ context.Context, err error) int {
+// finish prints the cause and the hint as the last lines and returns the exit code. After a signal, whatever it broke
+// off is no cause of its own.
+func (p *program) finish(ctx context.Context, err error) int {
+	if s := (signalled{}); err != nil && errors.As(context.Cause(ctx), &s) {
+		err = s
+	}
 	code, hint := outcome(err)
 	if code == exitOK {
 		return code

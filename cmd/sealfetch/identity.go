@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+
 	"github.com/sealfetch/sealfetch/fetch"
 	"github.com/sealfetch/sealfetch/fetch/identity"
 	"github.com/sealfetch/sealfetch/fetch/identity/policy"
@@ -108,7 +110,7 @@ func (s *settings) identityConfig() (c identity.Config, err error) {
 		RoleARN: i.webIdentityRole, WebIdentityTokenFile: i.webIdentityTokenFile, Duration: i.duration,
 		SessionName: orElse(i.sessionName, s.sessionName()),
 		Static: identity.Static{AccessKeyID: env["AWS_ACCESS_KEY_ID"], SecretAccessKey: env["AWS_SECRET_ACCESS_KEY"],
-			SessionToken: env["AWS_SESSION_TOKEN"], From: "AWS_ACCESS_KEY_ID"},
+			SessionToken: env["AWS_SESSION_TOKEN"], From: env.keyFrom()},
 		PodIdentity: identity.PodIdentity{URI: env["AWS_CONTAINER_CREDENTIALS_FULL_URI"],
 			TokenFile: env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"], Token: env["AWS_CONTAINER_AUTHORIZATION_TOKEN"]},
 		Profile: env["AWS_PROFILE"], Anonymous: t.anonymous, AllowInstanceMetadata: i.allowInstanceMetadata,
@@ -127,6 +129,15 @@ func (s *settings) identityConfig() (c identity.Config, err error) {
 	}
 	c.TokenProvider, err = s.oidcTokens()
 	return c, err
+}
+
+// keyFrom names where the static key was found: storage-spec has been laid over the variables by now.
+func (e environment) keyFrom() string {
+	spec, err := identity.ParseStorageSpec(e["STORAGE_CONFIG"], e["STORAGE_OVERRIDE_CONFIG"])
+	if err == nil && spec.AccessKeyID != nil {
+		return "STORAGE_CONFIG"
+	}
+	return "AWS_ACCESS_KEY_ID"
 }
 
 // httpClient makes a client for services other than S3: certificates are always checked, and no redirect is followed.
@@ -193,7 +204,8 @@ func (s *settings) generatedPolicy() (string, error) {
 	var models []policy.Model
 	for _, m := range s.scope {
 		if m.uri.Scheme == "s3" {
-			models = append(models, policy.Model{Bucket: m.uri.Host, Prefix: m.uri.Path, Write: m.write, Keys: s.reading.trustKeys})
+			models = append(models, policy.Model{Bucket: m.uri.Host, Prefix: m.uri.Path, Write: m.write,
+				Keys: s.reading.trustKeys, WrapKeys: m.wrapKeys(), Partition: s.store.identity.partition()})
 		}
 	}
 	if len(models) == 0 {
@@ -206,6 +218,27 @@ func (s *settings) generatedPolicy() (string, error) {
 type scoped struct {
 	uri   fetch.URI
 	write bool
+	wraps list // --wrap
+}
+
+// wrapKeys are the KMS keys among the wraps.
+func (m scoped) wrapKeys() (keys []string) {
+	for _, wrap := range m.wraps {
+		if key, ok := strings.CutPrefix(wrap, wrapKMSPrefix); ok {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// partition is that of the role whose session is narrowed: aws, aws-cn, aws-us-gov.
+func (i identitySettings) partition() string {
+	role := i.webIdentityRole
+	if len(i.roles) > 0 {
+		role = i.roles[len(i.roles)-1]
+	}
+	parsed, _ := arn.Parse(role)
+	return parsed.Partition
 }
 
 // oidcTokens makes the token provider of the issuer, or nil where none is set.

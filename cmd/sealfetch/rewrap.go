@@ -31,7 +31,7 @@ func setupRewrap(s *settings) runner {
 }
 
 func (s *settings) rewrap(ctx context.Context, uri fetch.URI, wraps list, keep bool, out io.Writer) error {
-	s.scope = []scoped{{uri: uri, write: true}}
+	s.scope = []scoped{{uri: uri, write: true, wraps: wraps}}
 	reader, wipe, err := s.reader(ctx)
 	if err != nil {
 		return err

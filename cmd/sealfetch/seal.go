@@ -81,12 +81,17 @@ func (s *settings) sealJob(ctx context.Context, t sealSettings, src, dest string
 	if job.Signer, err = signer(t.sign); err != nil {
 		return job, nil, err
 	}
+	uri, err := fetch.ParseDestination(dest)
+	if err != nil {
+		return job, nil, err
+	}
+	s.scope = []scoped{{uri: uri, write: true, wraps: t.wraps}} // before there are credentials, which it narrows
 	wrappers, wipe, err := s.wrappers(ctx, t.wraps)
 	if err != nil {
 		return job, nil, err
 	}
 	job.Wrappers = wrappers
-	if job.Store, err = s.openStore(ctx, dest, t.connections); err != nil {
+	if job.Store, err = s.openStore(ctx, uri, t.connections); err != nil {
 		wipe()
 		return job, nil, err
 	}
@@ -111,12 +116,7 @@ func (t sealSettings) check() error {
 	return nil
 }
 
-func (s *settings) openStore(ctx context.Context, dest string, connections int) (fetch.Store, error) {
-	uri, err := fetch.ParseDestination(dest)
-	if err != nil {
-		return nil, err
-	}
-	s.scope = []scoped{{uri: uri, write: true}}
+func (s *settings) openStore(ctx context.Context, uri fetch.URI, connections int) (fetch.Store, error) {
 	opener, err := s.opener(connections)
 	if err != nil {
 		return nil, err

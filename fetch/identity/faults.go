@@ -240,6 +240,9 @@ func unanswered(err error, op Op) error {
 	case untrusted(err):
 		return fault.New(fault.Identity, "give the authority's certificate with AWS_CA_BUNDLE, or check what answers "+
 			"at that address", "%w", short)
+	case strings.Contains(short.text, "endpoint rule error"): // in no SDK type: FIPS with an endpoint of one's own
+		return fault.New(fault.Usage, "drop one of the settings that exclude one another: endpoint, FIPS, dual-stack "+
+			"and acceleration", "%w", short)
 	case strings.HasPrefix(op.Action, "pod-identity:"):
 		return fault.New(fault.Transient, "check that the EKS Pod Identity agent runs on the node, and that "+
 			"NetworkPolicies let the pod reach 169.254.170.23 port 80", "%w", short)

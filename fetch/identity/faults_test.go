@@ -258,6 +258,8 @@ func TestDiagnoseWithoutAnswer(t *testing.T) {
 		{errors.New("the SSO session has expired"), Op{Action: "aws-config:GetCredentials"}, fault.Identity,
 			"aws sso login"},
 		{context.DeadlineExceeded, op, fault.Transient, "NetworkPolicies"},
+		{errors.New("resolve endpoint: endpoint rule error, A custom endpoint cannot be combined with FIPS"), op,
+			fault.Usage, "exclude one another"},
 	} {
 		err := Diagnose(tt.err, tt.op)
 		if fault.Of(err) != tt.kind || !strings.Contains(fault.Hint(err), tt.remedy) || !errors.Is(err, tt.err) {

@@ -98,7 +98,7 @@ func Chain(r Request) (*Plan, error) {
 
 // permissions are what the role needs that reads the model.
 func (r Request) permissions() Document {
-	keys := r.Model.keyAccess("UnwrapKey", r.Model.keyActions(), nil)
+	keys := r.Model.keyAccess("UnwrapKey", nil)
 	return document(append(r.Model.objectAccess(), keys...)...)
 }
 
@@ -171,7 +171,7 @@ var administration = []string{
 // addKeyPolicy adds a complete key policy, because one statement that allows kms:* without a condition, as the
 // console's default does, lets everything around the conditions of all others.
 func (p *Plan) addKeyPolicy(r Request, reader string) {
-	if len(r.Model.keyAccess("", nil, nil)) == 0 {
+	if len(r.Model.keyAccess("", nil)) == 0 {
 		return
 	}
 	a, _ := arn.Parse(reader)
@@ -212,7 +212,7 @@ func (r Request) warnings() []string {
 	var w []string
 	has := func(pcr int) bool { _, ok := r.PCRs[pcr]; return ok }
 	switch {
-	case len(r.Model.keyAccess("", nil, nil)) == 0:
+	case len(r.Model.keyAccess("", nil)) == 0:
 		w = append(w, "no KMS key is named: the plan covers the bucket alone")
 	case len(r.PCRs) == 0:
 		w = append(w, "the key's Release statement has no attestation condition: any machine with the role's "+

@@ -93,6 +93,8 @@ type Model struct {
 	Write bool
 	// Keys that may open the model: ARNs of KMS keys or aliases, with * and ? as wildcards. Others are left out.
 	Keys []string
+	// WrapKeys are keys that the model's key is to be wrapped under, in the same form.
+	WrapKeys []string
 	// Partition of the bucket where it is a name; empty for "aws".
 	Partition string
 }
@@ -122,7 +124,8 @@ func Session(models ...Model) (string, error) {
 			return "", err
 		}
 		d.Statement = append(append(d.Statement, m.objectAccess()...), m.managedKey())
-		d.Statement = append(d.Statement, m.keyAccess("", m.keyActions(), nil)...)
+		d.Statement = append(d.Statement, m.keyAccess("", nil)...)
+		d.Statement = append(d.Statement, keyAccess("", "kms:Encrypt", m.WrapKeys, nil)...)
 	}
 	d.Statement = distinct(d.Statement)
 	for i := range d.Statement {
@@ -167,14 +170,6 @@ func (m Model) allObjects() []string {
 		objects = append(objects, m.objects("")...) // the URI may name one object
 	}
 	return objects
-}
-
-// keyActions are what a wrapped key needs: of the readers only kms:Decrypt.
-func (m Model) keyActions() []string {
-	if m.Write {
-		return []string{"kms:Decrypt", "kms:Encrypt"}
-	}
-	return []string{"kms:Decrypt"}
 }
 
 // objects are the ARNs of the objects under the prefix.
@@ -224,11 +219,17 @@ func (m Model) managedKey() Statement {
 	return allow("UseBucketEncryption", actions, []string{"*"}, condition)
 }
 
-// keyAccess allows the model's own keys under a condition. An alias is no resource: it is a condition on the request.
-func (m Model) keyAccess(sid string, actions []string, condition Condition) []Statement {
+// keyAccess allows to open the model's key under a condition.
+func (m Model) keyAccess(sid string, condition Condition) []Statement {
+	return keyAccess(sid, "kms:Decrypt", m.Keys, condition)
+}
+
+// keyAccess allows an action on keys. An alias is no resource: it is a condition on the request.
+func keyAccess(sid, action string, arns []string, condition Condition) []Statement {
 	var keys []string
 	var list []Statement
-	for _, key := range m.Keys {
+	actions := []string{action}
+	for _, key := range arns {
 		a, err := arn.Parse(key)
 		if err != nil || a.Service != "kms" {
 			continue
