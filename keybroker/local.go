@@ -2,6 +2,7 @@ package keybroker
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -72,13 +73,24 @@ func (l *Local) checkHeader(raw []byte, r Request) (h jweHeader, err error) {
 	}
 	switch {
 	case h.Alg != l.kek.Algorithm || h.Enc != string(jose.A256GCM):
-		return h, l.unusable("uses %q with %q, the key is for %s with A256GCM", h.Alg, h.Enc, l.kek.Algorithm)
+		return h, l.unusable("uses %s with %s, the key is for %s with A256GCM", quote(h.Alg), quote(h.Enc), l.kek.Algorithm)
+	case (h.EPK != nil) != (h.Alg == string(jose.ECDH_ES_A256KW)):
+		return h, l.unusable("lacks a sender's key (epk), or has one without need")
 	case h.KID != l.kek.ID:
-		return h, l.unusable("names the key %q", h.KID)
+		return h, l.unusable("names the key %s", quote(h.KID))
 	case h.Model != r.Model || h.Version != r.Version:
-		return h, l.unusable("was made for %q version %d, the envelope says %q version %d", h.Model, h.Version, r.Model, r.Version)
+		return h, l.unusable("was made for %s version %d, the envelope says %q version %d", quote(h.Model), h.Version, r.Model, r.Version)
 	}
 	return h, nil
+}
+
+// quote shows text of an unauthenticated header within bounds.
+func quote(s string) string {
+	const most = 100
+	if len(s) > most {
+		return strconv.Quote(s[:most]) + "..."
+	}
+	return strconv.Quote(s)
 }
 
 func (l *Local) unusable(format string, args ...any) error {
