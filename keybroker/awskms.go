@@ -1,6 +1,7 @@
 package keybroker
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -195,6 +196,11 @@ func (k *KMS) recipient(ctx context.Context, input *kms.DecryptInput) (*recipien
 	if err != nil {
 		return nil, fault.New(fault.Evidence, "choose an attester that KMS understands: nitrotpm or nsm",
 			"evidence of %s is no attestation document of Nitro: %w", attester.Type(), err)
+	}
+	if !bytes.Equal(document.PublicKey, spki) { // KMS would encrypt to whomever an old document speaks for
+		return nil, fault.New(fault.Evidence, "look for what answers in the place of the machine's own TPM",
+			"evidence of %s does not carry the key that was made for this call: it is an older document, or another's",
+			attester.Type())
 	}
 	input.Recipient = &types.RecipientInfo{
 		AttestationDocument: evidence.Blob, KeyEncryptionAlgorithm: types.KeyEncryptionMechanismRsaesOaepSha256,

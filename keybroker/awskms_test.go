@@ -342,11 +342,15 @@ func TestKMSBadDocuments(t *testing.T) {
 		}
 	}
 
-	// A document that was good for an earlier call vouches for that call's key, and what KMS answers does not open.
-	spki, err := s.attester.Collect(t.Context(), attest.Binding{PublicKey: publicKey(t)})
+	// A document that was good for an earlier call vouches for that call's key: KMS is not even asked.
+	earlier, err := s.attester.Collect(t.Context(), attest.Binding{PublicKey: publicKey(t)})
 	check(t, err)
-	release, err := s.broker(keybroker.RequireEvidence(fixed{s.attester, spki})).Release(t.Context(), request)
-	wantRefusal(t, release, err, fault.KeyUnusable, "the message is for another key")
+	before := len(s.kms.Records())
+	release, err := s.broker(keybroker.RequireEvidence(fixed{s.attester, earlier})).Release(t.Context(), request)
+	wantRefusal(t, release, err, fault.Evidence, "does not carry the key that was made for this call")
+	if len(s.kms.Records()) != before {
+		t.Error("KMS was sent a document for another's key")
+	}
 
 	junk := fixed{s.attester, attest.Evidence{Type: "nitrotpm", Blob: []byte("junk")}}
 	release, err = s.broker(keybroker.RequireEvidence(junk)).Release(t.Context(), request)
