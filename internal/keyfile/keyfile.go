@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -193,6 +194,9 @@ func parseJWK(data []byte) (*jose.JSONWebKey, error) {
 			return nil, unusable("it has no kid, which names it in envelopes")
 		}
 		jwk.KeyID = id
+	}
+	if strings.ContainsFunc(jwk.KeyID, func(r rune) bool { return r <= ' ' || r > '~' }) { // envelopes take no others
+		return nil, unusable("its kid has characters other than printable ASCII without spaces")
 	}
 	return &jwk, nil
 }
