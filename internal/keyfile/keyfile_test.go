@@ -1,6 +1,7 @@
 //go:debug rsa1024min=0
 
 // Without the line above, crypto/rsa would refuse to make the short key that is to be refused here.
+
 package keyfile_test
 
 import (
