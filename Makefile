@@ -47,7 +47,8 @@ e2e-identity: ## web identity against the STS of versitygw
 	$(E2E) ./e2e/versitygw
 
 .PHONY: e2e-oidc
-e2e-oidc: ## client credentials against oidc-provider, an issuer that others wrote; needs npm
+e2e-oidc: ## client credentials against oidc-provider, an issuer that others wrote
+	@command -v npm >/dev/null || $(call install,npm)
 	$(E2E) ./e2e/oidcprovider
 
 .PHONY: e2e-renewal
