@@ -145,10 +145,14 @@ func (l *loading) stream(ctx context.Context) error {
 }
 
 func (l *loading) commit() error {
+	stagings := make([]*target.Staging, len(l.models))
+	for i, m := range l.models {
+		stagings[i] = m.staging
+	}
+	if err := target.CommitAll(stagings...); err != nil {
+		return err
+	}
 	for _, m := range l.models {
-		if err := m.staging.Commit(); err != nil {
-			return err
-		}
 		if others := m.staging.Foreign(); len(others) > 0 {
 			m.reader.warn("the destination holds entries that are not of this model", "dir", m.dir, "entries", others)
 		}

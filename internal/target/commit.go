@@ -42,9 +42,38 @@ type move struct {
 // Each top-level entry is moved atomically, one after the other. An entry that is there already, as a restarted
 // container finds its own, changes places with the new one and goes with the staging directory; a link is replaced and
 // not followed. After an error the destination is as it was before. A model without files is an error.
-func (s *Staging) Commit() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Staging) Commit() error { return CommitAll(s) }
+
+// CommitAll commits several models, each to a destination of its own. After an error all destinations are as before.
+func CommitAll(all ...*Staging) error {
+	for _, s := range all {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	for _, s := range all {
+		if err := s.ready(); err != nil {
+			return err
+		}
+	}
+	for i, s := range all {
+		if err := s.moveAll(); err != nil {
+			for _, before := range slices.Backward(all[:i]) {
+				err = errors.Join(err, before.undoAll())
+			}
+			return err
+		}
+	}
+	for _, s := range all {
+		s.stage = committed
+		// The model is in place whether or not the replaced entries can be removed: those of another user may stay, and
+		// Foreign names the directory they are in. The next run tries again.
+		_ = s.remove()
+	}
+	return nil
+}
+
+// ready reports why the model cannot be committed.
+func (s *Staging) ready() error {
 	if s.stage != staged {
 		return fmt.Errorf("committing to %s: %w", s.target.path, errEnded)
 	}
@@ -55,26 +84,18 @@ func (s *Staging) Commit() error {
 		return fault.New(fault.Format, "publish the model with its files, and check include and exclude",
 			"the model for %s has no files", s.target.path)
 	}
-	if err := s.moveAll(); err != nil {
-		return err
-	}
-	s.stage = committed
-	// The model is in place whether or not the replaced entries can be removed: those of another user may stay, and
-	// Foreign names the directory they are in. The next run tries again.
-	_ = s.remove()
 	return nil
 }
 
 // moveAll moves every entry, or none.
 func (s *Staging) moveAll() error {
-	var done []move
 	for i, name := range slices.Sorted(maps.Keys(s.entries)) {
 		m, err := s.place(name, replacedPrefix+strconv.Itoa(i))
 		if err != nil {
 			err = s.target.fail(fmt.Sprintf("moving %q into %s", name, s.target.path), err)
-			return errors.Join(err, s.undoAll(done))
+			return errors.Join(err, s.undoAll())
 		}
-		done = append(done, m)
+		s.moved = append(s.moved, m)
 	}
 	return nil
 }
@@ -112,13 +133,14 @@ func (s *Staging) placePlain(name, aside string) (move, error) {
 }
 
 // undoAll takes moves back, the last one first, as many as it can.
-func (s *Staging) undoAll(done []move) error {
+func (s *Staging) undoAll() error {
 	var failures []error
-	for _, m := range slices.Backward(done) {
+	for _, m := range slices.Backward(s.moved) {
 		if err := s.undo(m); err != nil {
 			failures = append(failures, s.target.fail(fmt.Sprintf("moving %q out of %s again", m.name, s.target.path), err))
 		}
 	}
+	s.moved = nil
 	return errors.Join(failures...)
 }
 

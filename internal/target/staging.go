@@ -48,6 +48,7 @@ type Staging struct {
 	dirs    map[string]*os.File // handles of directories in it, by path
 	made    int                 // directories in it, ever
 	entries map[string]struct{} // its top level
+	moved   []move              // those in their place already
 }
 
 // Stage makes an empty staging directory that no other user can enter.
