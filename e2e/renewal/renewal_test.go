@@ -30,7 +30,7 @@ const (
 	subject       = "system:serviceaccount:ml:model-loader"
 	region        = "eu-central-1"
 	lifetime      = time.Minute // of every session
-	files         = 64
+	files         = 192
 	fileSize      = 4 << 20
 	connections   = 4
 )
@@ -96,7 +96,7 @@ func (s *site) publish() {
 	for n := range files {
 		data := make([]byte, fileSize)
 		source.Read(data)
-		s.write(s.path("model", fmt.Sprintf("model-%02d.safetensors", n)), data)
+		s.write(s.path("model", fmt.Sprintf("model-%03d.safetensors", n)), data)
 	}
 	key := s.cloud.Account(ownerAccount).NewAccessKey()
 	s.must(nil, "keygen", "--type", "kek", "--out", s.path("kek.jwk"))
@@ -191,7 +191,7 @@ func TestTenMinutes(t *testing.T) {
 func (s *site) compare(out string) {
 	s.t.Helper()
 	for n := range files {
-		name := fmt.Sprintf("model-%02d.safetensors", n)
+		name := fmt.Sprintf("model-%03d.safetensors", n)
 		want, err := os.ReadFile(s.path("model", name))
 		have, haveErr := os.ReadFile(filepath.Join(out, name))
 		if err := errors.Join(err, haveErr); err != nil || !bytes.Equal(want, have) {
@@ -216,6 +216,7 @@ func (s *site) checkRequests(took time.Duration) {
 			s.t.Errorf("%s was answered %d %s", r.Op, r.Status, r.Code)
 		}
 	}
+	// A session is asked for with a request, and requests come every few seconds.
 	if least := int(took/lifetime) - 1; len(keys) < least {
 		s.t.Errorf("%d sessions signed requests in %s, at least %d expected", len(keys), took, least)
 	}
