@@ -124,6 +124,9 @@ func (b *bench) scenario(ctx context.Context, s scenario) error {
 		return err
 	}
 	defer server.stop()
+	if s.tearDown != nil {
+		defer s.tearDown()
+	}
 	r := scenarioResult{Name: s.name, Title: s.title, Bytes: s.data.bytes(), Begun: time.Now().UTC().Truncate(time.Second)}
 	rounds := s.rounds
 	if b.rounds > 0 {
@@ -228,11 +231,18 @@ func baseEnv() []string {
 		"AWS_EC2_METADATA_DISABLED=true"}
 }
 
+// emptyDir leaves the directory itself: it may be a mount.
 func emptyDir(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return err
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return os.MkdirAll(dir, 0o755)
 	}
-	return os.MkdirAll(dir, 0o755)
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // results are what is kept of all scenarios.

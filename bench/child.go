@@ -354,32 +354,29 @@ func childSeal(_ context.Context, c childFlags) error {
 	})
 }
 
-// childWrite writes one hot window to a file of its own size, over and over: the floor of tmpfs.
+// childWrite writes one hot window to files, over and over: the floor of tmpfs. Each worker has files of its own, because
+// the kernel lets one writer into a file at a time.
 func childWrite(_ context.Context, c childFlags) error {
-	const fileSize = 1 << 30
-	var files []*os.File
-	for off := int64(0); off < c.bytes; off += fileSize {
-		f, err := os.Create(filepath.Join(c.dir, fmt.Sprint(off/fileSize)))
+	each := c.bytes / int64(c.connections)
+	return parallel(c.connections, func(worker int) error {
+		f, err := os.Create(filepath.Join(c.dir, fmt.Sprint(worker)))
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		if err := f.Truncate(min(fileSize, c.bytes-off)); err != nil {
+		if err := f.Truncate(each); err != nil {
 			return err
 		}
-		files = append(files, f)
-	}
-	buffers := make([][]byte, c.connections)
-	for i := range buffers {
-		buffers[i] = make([]byte, windowPlain)
-		for k := range buffers[i] {
-			buffers[i][k] = byte(k)
+		buf := make([]byte, windowPlain)
+		for i := range buf {
+			buf[i] = byte(i)
 		}
-	}
-	return c.share(func(worker int, i int64) error {
-		off := i * windowPlain
-		_, err := files[off/fileSize].WriteAt(buffers[worker], off%fileSize)
-		return err
+		for off := int64(0); off < each; off += windowPlain {
+			if _, err := f.WriteAt(buf[:min(windowPlain, each-off)], off); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -27,6 +27,7 @@ type dataset struct {
 	size  int64 // of each file
 	same  bool  // all files are one, linked: it saves memory and costs no client anything
 	plain bool  // the plain files are served, too
+	drop  bool  // the plain files are removed once they are sealed
 }
 
 func (d dataset) bytes() int64 { return int64(d.files) * d.size }
@@ -62,6 +63,11 @@ func (b *bench) prepare(ctx context.Context, d dataset) error {
 		b.sourceDir(d), b.sealedDir(d))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("sealing the data: %w\n%s", err, out)
+	}
+	if d.drop {
+		if err := os.RemoveAll(b.sourceDir(d)); err != nil {
+			return err
+		}
 	}
 	return b.touch(d.bytes())
 }
@@ -118,17 +124,13 @@ func writeRandom(path string, size int64, seed uint64) error {
 		return err
 	}
 	defer f.Close()
-	source := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	block := make([]byte, 1<<20)
-	for written := int64(0); written < size; {
-		_, _ = source.Read(block)
-		n, err := f.Write(block[:min(int64(len(block)), size-written)])
-		if err != nil {
-			return err
-		}
-		written += int64(n)
-	}
-	return nil
+	_, err = io.CopyBuffer(f, io.LimitReader(content(seed), size), make([]byte, 1<<20))
+	return err
+}
+
+// content is what a file with a seed holds.
+func content(seed uint64) *rand.ChaCha8 {
+	return rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
 }
 
 // objects lists the sealed data objects as children take them: "name:size,…".
@@ -151,43 +153,40 @@ func (b *bench) objects(d dataset) (string, error) {
 
 // compare holds what a client wrote against what was sealed.
 func (b *bench) compare(d dataset) error {
-	want, err := os.ReadDir(b.sourceDir(d))
-	if err != nil {
-		return err
-	}
-	for _, e := range want {
-		if err := sameContent(filepath.Join(b.sourceDir(d), e.Name()), filepath.Join(b.dst(), e.Name())); err != nil {
+	for i := range d.files {
+		seed := uint64(i)
+		if d.same {
+			seed = 0
+		}
+		if err := checkContent(filepath.Join(b.dst(), fmt.Sprintf("model-%05d.bin", i)), d.size, seed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func sameContent(a, b string) error {
-	fa, err := os.Open(a)
+func checkContent(path string, size int64, seed uint64) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer fa.Close()
-	fb, err := os.Open(b)
-	if err != nil {
-		return err
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() != size {
+		return fmt.Errorf("%s has not %d bytes: %w", path, size, err)
 	}
-	defer fb.Close()
-	bufA, bufB := make([]byte, 1<<20), make([]byte, 1<<20)
-	for {
-		n, errA := io.ReadFull(fa, bufA)
-		m, errB := io.ReadFull(fb, bufB)
-		if n != m || !bytes.Equal(bufA[:n], bufB[:m]) {
-			return fmt.Errorf("%s and %s differ", a, b)
+	want, got, source := make([]byte, 1<<20), make([]byte, 1<<20), content(seed)
+	for left := size; left > 0; left -= int64(len(want)) {
+		n := min(left, int64(len(want)))
+		_, _ = source.Read(want[:n])
+		if _, err := io.ReadFull(f, got[:n]); err != nil {
+			return err
 		}
-		if errA != nil || errB != nil {
-			if (errA == nil) != (errB == nil) {
-				return fmt.Errorf("%s and %s differ in length", a, b)
-			}
-			return nil
+		if !bytes.Equal(want[:n], got[:n]) {
+			return fmt.Errorf("%s differs within the last %d bytes", path, left)
 		}
 	}
+	return nil
 }
 
 func human(n int64) string {

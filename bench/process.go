@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func sqrt(x float64) float64 { return math.Sqrt(x) }
@@ -141,4 +143,21 @@ func newCgroup() (dir, peakFile string, err error) {
 		_ = os.Remove(dir)
 	}
 	return "", "", errors.New("no memory cgroup can be made here: it takes root")
+}
+
+// mountHuge puts a tmpfs with huge pages in the destination's place.
+func (b *bench) mountHuge(context.Context) error {
+	if err := emptyDir(b.dst()); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", b.dst(), "tmpfs", 0, "huge=within_size"); err != nil {
+		return fmt.Errorf("mounting a tmpfs takes root: %w", err)
+	}
+	return nil
+}
+
+func (b *bench) unmount() {
+	if err := unix.Unmount(b.dst(), 0); err != nil {
+		b.say("unmounting %s: %v", b.dst(), err)
+	}
 }

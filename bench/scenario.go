@@ -22,6 +22,7 @@ type scenario struct {
 	rounds      int
 	setUp       func() error
 	afterData   func(context.Context) error
+	tearDown    func()
 	variants    []variant
 }
 
@@ -85,7 +86,7 @@ func (b *bench) gateScenario() scenario {
 // slowScenarios are the ones of networks, of big objects and of the Python peers' second step.
 func (b *bench) slowScenarios(big, small dataset) []scenario {
 	one := dataset{name: "one", files: 1, size: gib}
-	huge := dataset{name: "huge", files: 1, size: 8 * gib}
+	huge := dataset{name: "huge", files: 1, size: 8 * gib, drop: true}
 	jwe := dataset{name: "jwe", files: 1, size: 512 * mib, plain: true}
 	capped := []string{"-conn-rate", "90e6", "-first-byte", "40ms"}
 	rtt := []string{"-rtt", "20ms", "-link-rate", "125e6"}
@@ -94,6 +95,8 @@ func (b *bench) slowScenarios(big, small dataset) []scenario {
 			server: []string{"-first-byte", "40ms"}, variants: concat(b.ours(small)[:1], b.smallPeers(small, false))},
 		{name: "link-10g", title: "4 x 1 GiB over a 10 Gbit/s link", data: big, rounds: 5, onLink: true,
 			setUp: b.makeLink, variants: concat(b.ours(big), b.plainPeers(big, "data/")[:2])},
+		{name: "hugepages", title: "4 x 1 GiB, HTTP, destination a tmpfs with huge=within_size", data: big, rounds: 5,
+			afterData: b.mountHuge, tearDown: b.unmount, variants: concat(b.ours(big), b.floors(big)[2:], b.plainPeers(big, "data/")[:2])},
 		{name: "capped", title: "4 x 1 GiB, each connection capped at 90 MB/s, 40 ms to the first byte", data: big, rounds: 5,
 			server: capped, variants: concat(b.ours(big)[:1], b.fixed(8, 16, 32, 64))},
 		{name: "rtt", title: "1 GiB, 20 ms round trip with slow start, 1 Gbit/s", data: one, rounds: 3,
