@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,11 +119,15 @@ func printEvidence(out io.Writer, d *verify.Document, blob []byte, asJSON bool) 
 		encoder := json.NewEncoder(out)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(map[string]any{"source": d.Source, "module_id": d.ModuleID, "timestamp": d.Timestamp, "pcrs": pcrs,
-			"nonce": hex.EncodeToString(d.Nonce), "document": blob})
+			"nonce": hex.EncodeToString(d.Nonce), "certificates": chainOf(d), "document": blob})
 	}
 	fmt.Fprintf(out, "source     %s\nmodule id  %s\ntimestamp  %s\n", d.Source, oneLine(d.ModuleID), d.Timestamp.UTC().Format(time.RFC3339))
 	for _, i := range d.PCRIndices() {
 		fmt.Fprintf(out, "PCR %-2d     %s\n", i, pcrs[strconv.Itoa(i)])
+	}
+	for _, c := range chainOf(d) {
+		until := c.NotAfter.Format(time.RFC3339)
+		fmt.Fprintf(out, "signed by  %s, until %s, sha256 %s\n", oneLine(c.Subject), until, c.SHA256)
 	}
 	fmt.Fprintln(out, "\nWhat a key policy should bind, the best choice first (`sealfetch policy --pcr N=HEX` writes it):")
 	for _, a := range validate.AdviceFor(d.Source) {
@@ -131,4 +138,29 @@ func printEvidence(out io.Writer, d *verify.Document, blob []byte, asJSON bool) 
 		fmt.Fprintf(out, "  %-4s  PCR %s: %s\n", bind, strings.Trim(fmt.Sprint(a.PCRs), "[]"), a.Why)
 	}
 	return nil
+}
+
+// certificate is one link of a document's chain, as it is printed.
+type certificate struct {
+	Subject   string    `json:"subject"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	SHA256    string    `json:"sha256"` // of the DER
+}
+
+// chainOf lists the certificates that a document brings, from the one that signed it up to the root. Whether they are
+// good is not looked at.
+func chainOf(d *verify.Document) []certificate {
+	ders := append(slices.Clone(d.CABundle), d.Certificate)
+	slices.Reverse(ders)
+	chain := make([]certificate, len(ders))
+	for i, der := range ders {
+		sum := sha256.Sum256(der)
+		chain[i] = certificate{Subject: "unreadable", SHA256: hex.EncodeToString(sum[:])}
+		if parsed, err := x509.ParseCertificate(der); err == nil {
+			chain[i].Subject = parsed.Subject.String()
+			chain[i].NotBefore, chain[i].NotAfter = parsed.NotBefore, parsed.NotAfter
+		}
+	}
+	return chain
 }
