@@ -15,11 +15,14 @@ import (
 type fileStore struct {
 	uri  URI
 	root *os.Root
+	made bool // the directory was not there before
 }
 
 const unfinished = ".unfinished"
 
 func createFiles(u URI) (*fileStore, error) {
+	_, err := os.Lstat(u.Path)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(u.Path, 0o755); err != nil {
 		return nil, storeError(u, "", err)
 	}
@@ -27,12 +30,18 @@ func createFiles(u URI) (*fileStore, error) {
 	if err != nil {
 		return nil, storeError(u, "", err)
 	}
-	return &fileStore{u, root}, nil
+	return &fileStore{u, root, made}, nil
 }
 
 func (s *fileStore) String() string { return s.uri.String() }
 
-func (s *fileStore) Close() error { return s.root.Close() }
+// Close removes the directory again if it was made for nothing.
+func (s *fileStore) Close() error {
+	if s.made {
+		_ = os.Remove(s.uri.Path) // fails while it holds anything
+	}
+	return s.root.Close()
+}
 
 func (s *fileStore) Exists(_ context.Context, name string) (bool, error) {
 	_, err := s.root.Lstat(name)
