@@ -25,6 +25,7 @@ var testRetry = Retry{Attempts: 3, Base: time.Millisecond, Cap: time.Second, Sta
 type pacedSource struct {
 	// pace is called before each window of each request and may sleep, fail, or wait for the context.
 	pace func(ctx context.Context, request int, off int64) error
+	step int64 // bytes of one read at most; 0 = any
 
 	requests atomic.Int64
 	open     atomic.Int64 // bodies
@@ -58,6 +59,9 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n := int(min(int64(len(p)), b.end-b.off))
+	if b.source.step > 0 {
+		n = int(min(int64(n), b.source.step))
+	}
 	b.off += int64(n)
 	return n, nil
 }
@@ -298,6 +302,38 @@ func TestConnectionsGrowWhereEachIsSlow(t *testing.T) {
 		sink.checkOnce(t)
 		if src.most != 24 {
 			t.Errorf("%d connections at most, not 24", src.most)
+		}
+	})
+}
+
+// TestConnectionsGrowWhereWindowsAreSlow has a window take longer than the time over which throughput is measured, and
+// answers take several round trips.
+func TestConnectionsGrowWhereWindowsAreSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &pacedSource{step: 1}
+		first := map[int]bool{}
+		var mu sync.Mutex
+		src.pace = func(ctx context.Context, request int, _ int64) error {
+			mu.Lock()
+			known := first[request]
+			first[request] = true
+			mu.Unlock()
+			if !known {
+				return sleep(ctx, 600*time.Millisecond)
+			}
+			return sleep(ctx, 40*time.Millisecond)
+		}
+		sizes := make([]int64, 300)
+		for i := range sizes {
+			sizes[i] = 50 * testWindow
+		}
+		sink := newCountingSink(sizes...)
+		if err := Stream(t.Context(), planOf(src, sizes...), sink, Limits{Connections: 64, Start: 4, Retry: testRetry}, new(Progress)); err != nil {
+			t.Fatal(err)
+		}
+		sink.checkOnce(t)
+		if src.most != 64 {
+			t.Errorf("%d connections at most, not 64", src.most)
 		}
 	})
 }

@@ -7,8 +7,12 @@ import (
 
 // What a network gives is found out by asking: the number of connections doubles while that brings more.
 const (
-	// growEvery is the time over which throughput is measured, long enough for new connections to show.
+	// growEvery is the time over which throughput is measured.
 	growEvery = 250 * time.Millisecond
+	// growSettle is how long new connections may take to answer before the measurement begins without them: some round
+	// trips of a very distant store.
+	growSettle = 2 * time.Second
+	settlePoll = 25 * time.Millisecond
 	// growRest is how long the number stays after more connections have not helped.
 	growRest = 5 * time.Second
 	// worthGrowing is the throughput, over that of half as many connections, that justifies them.
@@ -23,7 +27,7 @@ func (s *stream) connect(ctx context.Context, limits Limits) {
 	}
 	s.start(ctx, n)
 	for good, best := n, int64(0); n < limits.Connections; {
-		got, running := s.measure(ctx, growEvery)
+		got, running := s.measure(ctx, n)
 		switch {
 		case !running:
 			return
@@ -35,7 +39,7 @@ func (s *stream) connect(ctx context.Context, limits Limits) {
 		default:
 			n, best = good, 0
 			s.start(ctx, n)
-			if _, running := s.measure(ctx, growRest); !running {
+			if !s.pass(ctx, growRest) {
 				return
 			}
 		}
@@ -45,21 +49,33 @@ func (s *stream) connect(ctx context.Context, limits Limits) {
 // start brings the number of connections to n.
 func (s *stream) start(ctx context.Context, n int) {
 	for range s.board.want(n) {
-		s.group.Go(func() error { return s.connection(ctx) })
+		c := &connection{stream: s}
+		s.group.Go(func() error { return c.run(ctx) })
 	}
 }
 
-// measure returns what the sink took within d, and whether the stream is still running.
-func (s *stream) measure(ctx context.Context, d time.Duration) (got int64, running bool) {
-	before := s.board.left.Load()
+// measure returns what n connections receive in a while, once they all do, and whether the stream is still running.
+func (s *stream) measure(ctx context.Context, n int) (got int64, running bool) {
+	for waited := time.Duration(0); s.flowing.Load() < int64(n) && waited < growSettle; waited += settlePoll {
+		if !s.pass(ctx, settlePoll) {
+			return 0, false
+		}
+	}
+	before := s.received.Load()
+	running = s.pass(ctx, growEvery)
+	return s.received.Load() - before, running
+}
+
+// pass waits, and reports whether the stream is still running.
+func (s *stream) pass(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return 0, false
+		return false
 	case <-s.board.done:
-		return 0, false
+		return false
 	case <-timer.C:
-		return before - s.board.left.Load(), true
+		return true
 	}
 }

@@ -82,21 +82,35 @@ type stream struct {
 	board    *board
 	pins     []pinned // one for each object
 	group    *errgroup.Group
+
+	received atomic.Int64 // bytes, windows that are not full yet among them
+	flowing  atomic.Int64 // connections that have had an answer
 }
 
-// connection reads parts until there is nothing left to do, all through one buffer.
-func (s *stream) connection(ctx context.Context) error {
-	var buf []byte
+// connection is one of the stream's flows. Everything it reads passes through one buffer.
+type connection struct {
+	*stream
+	buf      []byte
+	answered bool
+}
+
+// run reads parts until there is nothing left to do.
+func (c *connection) run(ctx context.Context) error {
+	defer func() {
+		if c.answered {
+			c.flowing.Add(-1)
+		}
+	}()
 	for {
-		r := s.board.take(ctx)
+		r := c.board.take(ctx)
 		if r == nil {
 			return context.Cause(ctx)
 		}
-		if buf == nil {
-			buf = make([]byte, s.plan.Window)
+		if c.buf == nil {
+			c.buf = make([]byte, c.plan.Window)
 		}
-		err := s.part(ctx, r, buf)
-		s.board.finished(r)
+		err := c.part(ctx, r)
+		c.board.finished(r)
 		if err != nil {
 			return err
 		}
@@ -106,10 +120,10 @@ func (s *stream) connection(ctx context.Context) error {
 // part reads what it is given, or what is left of it while others take from its end, however many requests that takes.
 // A new request starts at the first byte the sink has not taken; every window taken earns the full number of attempts
 // again.
-func (s *stream) part(ctx context.Context, r *reading, buf []byte) error {
+func (c *connection) part(ctx context.Context, r *reading) error {
 	for attempt := 1; ; attempt++ {
 		from := r.position()
-		err := s.request(ctx, r, buf)
+		err := c.request(ctx, r)
 		if r.isTaken() {
 			return nil
 		}
@@ -119,50 +133,66 @@ func (s *stream) part(ctx context.Context, r *reading, buf []byte) error {
 		if r.position() > from {
 			attempt = 0 // this one brought something
 		}
-		if attempt >= s.retry.Attempts {
+		if attempt >= c.retry.Attempts {
 			return exhausted(err, attempt)
 		}
-		s.progress.Retries.Add(1)
-		if err := s.retry.pause(ctx, max(attempt, 1)); err != nil {
+		c.progress.Retries.Add(1)
+		if err := c.retry.pause(ctx, max(attempt, 1)); err != nil {
 			return err
 		}
 	}
 }
 
 // request asks for a part once and gives the sink what it can.
-func (s *stream) request(ctx context.Context, r *reading, buf []byte) error {
+func (c *connection) request(ctx context.Context, r *reading) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(s.retry.Stall, func() { cancel(errStalled) })
+	watch := time.AfterFunc(c.retry.Stall, func() { cancel(errStalled) })
 	defer watch.Stop()
 
 	p := r.begin(cancel)
 	defer r.pause()
-	body, err := s.open(ctx, p)
+	body, err := c.open(ctx, p)
 	if err != nil {
 		return stalled(ctx, err)
 	}
 	defer body.Close()
+	if !c.answered {
+		c.answered = true
+		c.flowing.Add(1)
+	}
 	for {
-		off, n := r.claim(s.plan.Window)
+		off, n := r.claim(c.plan.Window)
 		if n == 0 {
 			return nil
 		}
-		watch.Reset(s.retry.Stall)
-		if _, err := io.ReadFull(body, buf[:n]); err != nil {
-			return stalled(ctx, s.broken(ctx, p.Object, off, err))
+		watch.Reset(c.retry.Stall)
+		if err := c.fill(body, c.buf[:n]); err != nil {
+			return stalled(ctx, c.broken(ctx, p.Object, off, err))
 		}
 		watch.Stop()
 		if !r.arrived() {
 			return errTaken
 		}
-		if err := s.sink.Window(ctx, p.Object, off, buf[:n]); err != nil {
+		if err := c.sink.Window(ctx, p.Object, off, c.buf[:n]); err != nil {
 			return err
 		}
 		r.delivered()
-		s.progress.Bytes.Add(int64(n))
-		s.board.delivered(int64(n))
+		c.progress.Bytes.Add(int64(n))
+		c.board.delivered(int64(n))
 	}
+}
+
+// fill reads a window, and counts what arrives as it arrives: on slow connections a window may take a while.
+func (c *connection) fill(body io.Reader, window []byte) error {
+	for len(window) > 0 {
+		n, err := body.Read(window)
+		c.received.Add(int64(n))
+		if window = window[n:]; err != nil && len(window) > 0 {
+			return err
+		}
+	}
+	return nil
 }
 
 // open sends the request and holds the answer against the plan.
