@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -177,8 +178,8 @@ func (n *size) Set(value string) error {
 			value, shift = rest, 10*(i+1)
 		}
 	}
-	v, err := strconv.ParseInt(value, 10, 40)
-	if err != nil || v <= 0 {
+	v, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || v <= 0 || v > math.MaxInt64>>shift {
 		return errors.New("is not a number of bytes, such as 32Mi")
 	}
 	*n = size(v << shift)
