@@ -21,9 +21,9 @@ USER 65532:65532
 ENTRYPOINT ["/sealfetch", "init"]
 
 FROM base AS prebuilt
-ARG TARGETARCH=amd64
+ARG TARGETARCH
 COPY bin/image/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --chmod=0555 bin/image/sealfetch-linux-${TARGETARCH} /sealfetch
+COPY bin/image/sealfetch-linux-${TARGETARCH:-amd64} /sealfetch
 
 FROM --platform=${BUILDPLATFORM:-linux/amd64} docker.io/library/golang:${GO_VERSION} AS build
 WORKDIR /src
@@ -31,8 +31,8 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=""
-ARG TARGETARCH=amd64
-RUN CGO_ENABLED=0 GOOS=linux GOARCH=${TARGETARCH} go build -trimpath -buildvcs=false \
+ARG TARGETARCH
+RUN CGO_ENABLED=0 GOOS=linux GOARCH=${TARGETARCH:-amd64} go build -trimpath -buildvcs=false \
     -ldflags "-s -w -X main.version=${VERSION}" -o /out/sealfetch ./cmd/sealfetch
 
 FROM base AS image
