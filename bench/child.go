@@ -35,6 +35,7 @@ type childFlags struct {
 	connections    int
 	start          int
 	part           int64
+	key, profile   string
 }
 
 // child does one piece of work in a process of its own, so that wait4 tells what it costs.
@@ -42,7 +43,7 @@ func child(ctx context.Context, argv []string) error {
 	kinds := map[string]func(context.Context, childFlags) error{
 		"receive": childReceive, "plain": childPlain, "gcm-open": childOpen, "gcm-seal": childSeal,
 		"get-bare": childGetBare, "get-source": childGetSource,
-		"write": childWrite, "read": childRead, "upload": childUpload,
+		"write": childWrite, "read": childRead, "upload": childUpload, "profile": childProfile,
 	}
 	if len(argv) == 0 || kinds[argv[0]] == nil {
 		return fmt.Errorf("no kind of child: %q", argv)
@@ -59,6 +60,8 @@ func child(ctx context.Context, argv []string) error {
 	f.IntVar(&c.connections, "connections", 16, "")
 	f.IntVar(&c.start, "start", 0, "")
 	f.Int64Var(&c.part, "part", 64<<20, "")
+	f.StringVar(&c.key, "key", "", "")
+	f.StringVar(&c.profile, "profile", "", "")
 	if err := f.Parse(argv[1:]); err != nil {
 		return err
 	}

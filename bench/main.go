@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // options are the command line.
@@ -24,6 +25,8 @@ type options struct {
 	oneCore   bool
 	keepNoise bool
 	listOnly  bool
+	limit     time.Duration
+	profile   string
 }
 
 func main() {
@@ -62,6 +65,8 @@ func run(ctx context.Context, argv []string) error {
 	f.IntVar(&o.rounds, "rounds", 0, "rounds of each scenario; default the scenario's own")
 	f.BoolVar(&o.oneCore, "one-core", false, "pin every client to one core and the server to another, in all scenarios")
 	f.BoolVar(&o.keepNoise, "keep-noise", false, "keep runs that others disturbed, and do not wait for a quiet CPU")
+	f.DurationVar(&o.limit, "limit", 33*time.Minute, "after half of this, disturbed runs are kept")
+	f.StringVar(&o.profile, "profile", "", "only load the first scenario's model a few times and write a CPU profile to `FILE`")
 	f.BoolVar(&o.listOnly, "list", false, "list the scenarios")
 	if err := f.Parse(argv); err != nil {
 		return err
@@ -74,5 +79,8 @@ func run(ctx context.Context, argv []string) error {
 		return err
 	}
 	defer b.cleanUp()
+	if b.profile != "" {
+		return b.profileLoad(ctx)
+	}
 	return b.runAll(ctx)
 }
