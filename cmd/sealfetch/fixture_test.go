@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/sealfetch/sealfetch/decrypt"
 	"github.com/sealfetch/sealfetch/internal/keyfile"
 	"github.com/sealfetch/sealfetch/keybroker"
 )
@@ -113,7 +113,7 @@ func (f *fixture) unwrap() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	released, err := keybroker.NewLocal(kek).Release(nil, keybroker.Request{Model: "acme/fixture", Version: 7,
+	released, err := keybroker.NewLocal(kek).Release(context.Background(), keybroker.Request{Model: "acme/fixture", Version: 7,
 		Wrap: keybroker.Wrap{Type: keybroker.TypeJWE, KID: envelope.Wraps[0].KID, JWE: envelope.Wraps[0].JWE}})
 	if err != nil {
 		return "", err
@@ -134,19 +134,6 @@ func (f *fixture) give(s *sandbox) {
 
 // copy returns the objects, to be changed.
 func (f *fixture) copy() map[string][]byte { return maps.Clone(f.objects) }
-
-// objectOf returns the name of the object of a file that has one of its own.
-func (f *fixture) objectOf(t testing.TB, file string) string {
-	t.Helper()
-	want := decrypt.SealedSize(int64(len(f.files[file])))
-	for name, data := range f.objects {
-		if int64(len(data)) == want && strings.HasPrefix(name, "data/") {
-			return name
-		}
-	}
-	t.Fatalf("no object of %d bytes", want)
-	return ""
-}
 
 // rangeOf parses a Range header.
 func rangeOf(t testing.TB, header string) (first, last int64) {
