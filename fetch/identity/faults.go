@@ -155,7 +155,8 @@ func (op Op) replacer(a answer) *strings.Replacer {
 	return strings.NewReplacer(
 		"{role}", op.Resource, "{resource}", op.Resource, "{region}", or(op.Region, "the client's region"), "{owner}",
 		op.Owner,
-		"{bucket-region}", or(a.region, "the bucket's region"), "{from}", or(op.From, "the identity before"),
+		"{bucket-region}", or(a.region, "another region"), "{right-region}", or(a.region, "the bucket's region"),
+		"{from}", or(op.From, "the identity before"),
 		"{external}", external,
 		"{iss}", oneLine(or(c.Issuer, "no issuer")), "{sub}", oneLine(or(c.Subject, "no subject")),
 		"{aud}", oneLine(c.audience()), "{exp}", expiry(c.Expires), "{action}", op.Action,

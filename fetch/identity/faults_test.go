@@ -82,7 +82,7 @@ func TestErrorsToldApart(t *testing.T) {
 			fault.Identity, "session tags", "sts:TagSession"},
 		{"region not active", web, awsError(403, "RegionDisabledException", "STS is not activated in this region"),
 			fault.Identity,
-			"not active in region eu-central-1", "AWS_REGION"},
+			"not active in region eu-central-1", "--sts-region"},
 		{"bad role", web, awsError(400, "ValidationError", "Request ARN is invalid"), fault.Identity, "invalid",
 			"role's ARN"},
 		{"too long", web, awsError(400, "ValidationError",

@@ -150,7 +150,11 @@ func (w *webIdentity) token(ctx context.Context) (string, Claims, error) {
 	}
 	claims, err := ParseClaims(token)
 	if err != nil {
-		return "", Claims{}, fault.New(fault.Identity, tokenCure, "malformed web identity token from %s: %w",
+		cure := tokenCure
+		if _, file := w.tokens.(TokenFile); !file {
+			cure = "AWS takes JSON web tokens alone: have the issuer give this client those, and no opaque ones"
+		}
+		return "", Claims{}, fault.New(fault.Identity, cure, "malformed web identity token from %s: %w",
 			describe(w.tokens), err)
 	}
 	return token, claims, nil
