@@ -55,6 +55,10 @@ e2e-oidc: ## client credentials against oidc-provider, an issuer that others wro
 e2e-renewal: ## ten minutes of downloading with credentials that last one
 	$(E2E) ./e2e/renewal
 
+.PHONY: e2e-attestation
+e2e-attestation: ## real attestation documents, which are downloaded; a TPM and a KMS that never answer
+	$(E2E) -run 'TestRealDocuments|TestTPMNeverAnswers|TestKMSNeverRecovers' ./cmd/sealfetch
+
 .PHONY: e2e-swtpm
 e2e-swtpm: ## the TPM code against swtpm
 	@command -v swtpm >/dev/null || $(call install,swtpm swtpm-tools)

@@ -20,6 +20,21 @@ import (
 
 const moduleID = "i-0123456789abcdef0-tpm0000000000000000"
 
+// attestedRows are the rows of the table in docs/attestation.md, in its order.
+var attestedRows = []string{
+	"attester not decided", "unknown attester", "no TPM in the pod", "no TPM in software", "not a TPM",
+	"not the name of a TPM", "no enclave", "no NitroTPM", "a resource manager in between", "no NV space",
+	"an owner with a password", "another kernel", "another command line", "a document of yesterday",
+	"a document of tomorrow", "a foreign root", "a replayed document",
+	"no evidence where the key policy wants it, or not the role", "key disabled", "key about to be deleted",
+	"version swapped", "model swapped", "wrap of another version", "ciphertext of another key", "wrong KeyId",
+	"whole wrap of another model", "damaged", "untrusted key", "KMS answers: a key in the clear", "KMS answers: both",
+	"KMS answers: neither", "KMS answers: another key's answer", "KMS answers: cut", "KMS answers: bottomless",
+	"KMS answers: one bit",
+}
+
+func TestAttestationTable(t *testing.T) { attestationTable.hasOnly(t, attestedRows) }
+
 // TestAttestedLoad is how it should be: one document, one key, released to this machine, and a TPM left as it was.
 func TestAttestedLoad(t *testing.T) {
 	t.Parallel()
@@ -74,25 +89,25 @@ func TestAttesterMustBeDecided(t *testing.T) {
 	v := newVault(t, nitrotpm.Options{})
 	v.grantAnyMachine() // whoever asks without evidence gets the key
 	for _, c := range []struct {
-		attester, tpm string
-		code          int
-		cause, hint   string
+		what, attester, tpm string
+		code                int
+		cause, hint         string
 	}{
-		{"", v.env["SEALFETCH_TPM"], 2, "it is not decided whether KMS is to be sent evidence", "--attester nitrotpm"},
-		{"sample", v.env["SEALFETCH_TPM"], 2, `--attester "sample" is unknown`, "none, auto, nitrotpm and nsm"},
-		{"auto", "/nonexistent/tpmrm0", 13, "/nonexistent/tpmrm0: no such file", "device plugin"},
-		{"auto", "unix:/nonexistent/tpm", 13, "/nonexistent/tpm: connect: no such file", "start the TPM"},
-		{"auto", "tcp:127.0.0.1:1", 13, "connection refused", "start the TPM"},
-		{"nitrotpm", "/dev/null", 13, "/dev/null", ""},
-		{"nitrotpm", "tpm", 13, "no such file", ""},
-		{"nitrotpm", "tcp:nowhere", 2, "is no TPM", "tcp:HOST:PORT"},
-		{"nsm", "", 13, "/dev/nsm", "Nitro Enclave"},
+		{"attester not decided", "", v.env["SEALFETCH_TPM"], 2, "it is not decided whether KMS is to be sent evidence",
+			"--attester nitrotpm"},
+		{"unknown attester", "sample", v.env["SEALFETCH_TPM"], 2, `--attester "sample" is unknown`, "nitrotpm and nsm"},
+		{"no TPM in the pod", "auto", "/dev/tpm-absent", 13, "/dev/tpm-absent: no such file", "device plugin"},
+		{"no TPM in software", "auto", "tcp:127.0.0.1:1", 13, "connection refused", "start the TPM"},
+		{"not a TPM", "nitrotpm", "/dev/null", 13, "/dev/null", ""},
+		{"not the name of a TPM", "nitrotpm", "tcp:nowhere", 2, "is no TPM", "tcp:HOST:PORT"},
+		{"no enclave", "nsm", "", 13, "/dev/nsm", "Nitro Enclave"},
 	} {
 		v.env["SEALFETCH_ATTESTER"], v.env["SEALFETCH_TPM"] = c.attester, c.tpm
 		r := v.refuses(c.code, c.cause)
 		if _, hint := r.last(); !strings.Contains(hint, c.hint) {
-			t.Errorf("%s with %q: hint %q lacks %q", c.attester, c.tpm, hint, c.hint)
+			t.Errorf("%s: hint %q lacks %q", c.what, hint, c.hint)
 		}
+		attestationTable.holds(t, c.what, r)
 		v.notReleased(r)
 	}
 	if asked := v.decrypts(); len(asked) > 0 {
@@ -158,6 +173,7 @@ func TestWrongMachine(t *testing.T) {
 			if _, hint := r.last(); !strings.Contains(hint, c.hint) {
 				t.Errorf("hint %q lacks %q", hint, c.hint)
 			}
+			attestationTable.holds(t, c.name, r)
 			v.notReleased(r)
 			if n := len(v.decrypts()) - before; n != c.asked {
 				t.Errorf("KMS was asked %d times, want %d", n, c.asked)
@@ -275,7 +291,9 @@ func TestWrongWrap(t *testing.T) {
 	} {
 		v.bucket.Put("acme/m/envelope.json", good)
 		v.envelope("acme/m", c.change)
-		v.notReleased(v.refuses(c.code, c.cause))
+		r := v.refuses(c.code, c.cause)
+		attestationTable.holds(t, c.name, r)
+		v.notReleased(r)
 		if t.Failed() {
 			t.Fatal(c.name)
 		}
@@ -291,18 +309,27 @@ func TestKeyStates(t *testing.T) {
 	v.grantAnyMachine()
 	v.kms.Throttle(1)
 	v.loads()
-	for state, cause := range map[kms.State]string{
-		kms.Disabled: "the key is disabled", kms.PendingDeletion: "cannot be used in its state",
+	for _, c := range []struct {
+		what  string
+		state kms.State
+		cause string
+	}{
+		{"key disabled", kms.Disabled, "the key is disabled"},
+		{"key about to be deleted", kms.PendingDeletion, "cannot be used in its state"},
 	} {
-		v.key.SetState(state)
-		v.notReleased(v.refuses(14, cause))
+		v.key.SetState(c.state)
+		r := v.refuses(14, c.cause)
+		attestationTable.holds(t, c.what, r)
+		v.notReleased(r)
 	}
 	v.key.SetState(kms.Enabled)
 	if err := v.key.SetPolicy(statements(`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + ownerAccount +
 		`:root"},"Action":"kms:*","Resource":"*"}`)); err != nil {
 		t.Fatal(err)
 	}
-	v.notReleased(v.refuses(14, "the key policy does not let this identity in"))
+	r := v.refuses(14, "the key policy does not let this identity in")
+	attestationTable.holds(t, "no evidence where the key policy wants it, or not the role", r)
+	v.notReleased(r)
 }
 
 // TestImpostor has something in the place of KMS.
@@ -339,7 +366,9 @@ func TestImpostor(t *testing.T) {
 					c.spoil(r)
 				}
 			})
-			v.notReleased(v.refuses(c.code, c.cause))
+			r := v.refuses(c.code, c.cause)
+			attestationTable.holds(t, "KMS answers: "+c.name, r)
+			v.notReleased(r)
 			v.leavesNothing()
 		})
 	}

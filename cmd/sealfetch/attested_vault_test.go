@@ -91,7 +91,7 @@ func (v *vault) socket() string {
 		v.t.Fatal(err)
 	}
 	v.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return filepath.Join(dir, "s")
+	return filepath.Join(dir, "tpm.sock")
 }
 
 // asOwner is the sandbox of the model's owner.

@@ -204,7 +204,8 @@ func (s *site) refused(r result, code int, pattern string) {
 		s.t.Errorf("no %q, or no hint, in\n%s\n%s", pattern, cause, hint)
 	}
 	wantNothing(s.t, s.dest())
-	if failed := records(r.stderr, "load.failed"); len(failed) != 1 || failed[0]["exit_code"] != float64(code) {
+	failed := records(r.stderr, "load.failed") // a wrong configuration may be found before there is a log
+	if (code != 2 || len(failed) > 0) && (len(failed) != 1 || failed[0]["exit_code"] != float64(code)) {
 		s.t.Errorf("audit: %v", failed)
 	}
 }

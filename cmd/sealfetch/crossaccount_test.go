@@ -59,7 +59,14 @@ var bothRoles = []string{loaderRole, ownerRole}
 // hop, and that the program's name is in every request and no token in any output.
 func TestIdentityShapes(t *testing.T) {
 	t.Parallel()
+	document, err := os.ReadFile("../../docs/identity.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range shapes {
+		if !strings.Contains(string(document), "\n| "+c.name+" | ") {
+			t.Errorf("docs/identity.md does not list %q", c.name)
+		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, testcloud.Options{})

@@ -166,7 +166,7 @@ var rules = []rule{
 	{action: "kms:", codes: denied, says: "no resource-based policy allows", kind: fault.Refused,
 		cause: "the key policy does not let this identity in, or its conditions are not met",
 		cure: "allow {action} to the role in the key policy of {resource}, and compare its conditions (PCRs, " +
-			"encryption context) with what was sent"},
+			"encryption context) with what was sent: --attester none sends no PCRs"},
 	{action: "kms:", codes: denied, says: "no identity-based policy allows", kind: fault.Refused,
 		cause: "the role's own policy does not allow the key",
 		cure:  "allow {action} on {resource} in the role's policy"},
