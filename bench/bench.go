@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,7 +87,7 @@ func (b *bench) runAll(ctx context.Context) error {
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), s.name) {
 			continue
 		}
-		if b.resume && b.results.find(s.name) != nil {
+		if b.resume && b.results.has(s.name) {
 			b.say("%s: have it", s.name)
 			continue
 		}
@@ -128,7 +130,7 @@ func (b *bench) scenario(ctx context.Context, s scenario) error {
 	if s.tearDown != nil {
 		defer s.tearDown()
 	}
-	r := scenarioResult{Name: s.name, Title: s.title, Bytes: s.data.bytes(), Begun: time.Now().UTC().Truncate(time.Second)}
+	r := scenarioResult{Name: s.name, Title: s.title, Bytes: s.data.bytes(), Binary: b.results.binary, Begun: time.Now().UTC().Truncate(time.Second)}
 	rounds := s.rounds
 	if b.rounds > 0 {
 		rounds = b.rounds
@@ -253,6 +255,16 @@ func emptyDir(dir string) error {
 type results struct {
 	Machine   machine          `json:"machine"`
 	Scenarios []scenarioResult `json:"scenarios"`
+	binary    string           // digest of the sealfetch that is measured
+}
+
+// recent is how old a result may be that a resumed run keeps.
+const recent = 6 * time.Hour
+
+// has reports whether a scenario was measured not long ago, with the same binary.
+func (r *results) has(name string) bool {
+	s := r.find(name)
+	return s != nil && s.Binary == r.binary && time.Since(s.Begun) < recent
 }
 
 type machine struct {
@@ -262,6 +274,12 @@ type machine struct {
 	Kernel string `json:"kernel"`
 	Go     string `json:"go"`
 	Commit string `json:"commit"`
+}
+
+func digest(path string) string {
+	data, _ := os.ReadFile(path)
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
 }
 
 func describeMachine() machine {
@@ -294,6 +312,7 @@ func (b *bench) loadResults() (*results, error) {
 		r.Scenarios = slices.DeleteFunc(r.Scenarios, func(s scenarioResult) bool { return s.Failed != "" })
 	}
 	r.Machine = describeMachine()
+	r.binary = digest(b.binary)
 	return r, nil
 }
 

@@ -14,6 +14,7 @@ type scenarioResult struct {
 	Name     string          `json:"name"`
 	Title    string          `json:"title"`
 	Begun    time.Time       `json:"begun"`
+	Binary   string          `json:"binary"` // digest of the sealfetch that was measured
 	Bytes    int64           `json:"bytes"`
 	Variants []variantResult `json:"variants"`
 	Missing  []string        `json:"missing,omitempty"` // peers that are not built
