@@ -22,7 +22,7 @@ const moduleID = "i-0123456789abcdef0-tpm0000000000000000"
 
 // attestedRows are the rows of the table in docs/attestation.md, in its order.
 var attestedRows = []string{
-	"attester not decided", "unknown attester", "no TPM in the pod", "no TPM in software", "not a TPM",
+	"anonymous access", "attester not decided", "unknown attester", "no TPM in the pod", "no TPM in software", "not a TPM",
 	"not the name of a TPM", "no enclave", "no NitroTPM", "a resource manager in between", "no NV space",
 	"an owner with a password", "another kernel", "another command line", "a document of yesterday",
 	"a document of tomorrow", "a foreign root", "a replayed document",
@@ -598,4 +598,39 @@ func (v *vault) dataObjects() string {
 	}
 	text, _ := json.Marshal(all)
 	return string(text)
+}
+
+// TestKMSForOtherStores: a key of KMS opens a model that is not in S3, in a session of the same role.
+func TestKMSForOtherStores(t *testing.T) {
+	t.Parallel()
+	v := newVault(t, nitrotpm.Options{})
+	for _, key := range v.bucket.Keys() {
+		if name, ok := strings.CutPrefix(key, "acme/m/"); ok {
+			v.write("published/"+name, v.get(key))
+		}
+	}
+	dest := v.dest()
+	r := v.run("init", "sealed+file://"+v.dir+"/published", dest)
+	r.want(t, 0)
+	wantFiles(t, dest, v.model.files)
+	if released := v.released(r); released["assurance"] != "measured-boot" {
+		t.Errorf("audit: %v", released)
+	}
+	if sent := v.policyReceived(loaderRole); !strings.Contains(sent, "kms:Decrypt") || strings.Contains(sent, "s3:") {
+		t.Errorf("the session policy: %s", sent)
+	}
+	r = v.run("doctor", "--destination", v.shm, "sealed+file://"+v.dir+"/published")
+	r.want(t, 0)
+	doctorLine(t, r.stdout, "ok", "identity, step 1")
+	doctorLine(t, r.stdout, "ok", "key")
+	v.leavesNothing()
+}
+
+// TestKMSIsNotAnonymous: a public bucket does not make a public key.
+func TestKMSIsNotAnonymous(t *testing.T) {
+	t.Parallel()
+	v := newVault(t, nitrotpm.Options{})
+	v.env["SEALFETCH_ATTESTER"] = "none"
+	anonymous(t, v.site)
+	attestationTable.holds(t, "anonymous access", v.refuses(2, "KMS takes no anonymous requests"))
 }

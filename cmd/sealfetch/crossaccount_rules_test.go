@@ -389,3 +389,22 @@ func TestTokenIsReadAgain(t *testing.T) {
 		t.Errorf("assumed %q", roles)
 	}
 }
+
+// TestOwnAuthority: everything is behind an authority of one's own, the issuer included, and one setting trusts it.
+func TestOwnAuthority(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testcloud.Options{TLS: true})
+	secretFile(t, s)
+	s.chain(s.request())
+	s.write("ca.pem", s.cloud.CAPEM())
+	s.env["AWS_CA_BUNDLE"] = "ca.pem"
+	if roles := s.assumed(s.loads()); !slices.Equal(roles, bothRoles) {
+		t.Errorf("assumed %q", roles)
+	}
+	delete(s.env, "AWS_CA_BUNDLE")
+	s.refuses(10, "unknown authority").want(t, 10, "hint: give the authority's certificate with AWS_CA_BUNDLE")
+	s.env["SEALFETCH_OIDC_CA"] = "ca.pem" // the issuer's alone: STS is still not trusted
+	s.refuses(10, "sts:AssumeRoleWithWebIdentity.*unknown authority")
+	s.env["S3_VERIFY_SSL"] = "0" // S3's alone, too
+	s.refuses(10, "sts:AssumeRoleWithWebIdentity.*unknown authority")
+}

@@ -155,8 +155,8 @@ func (d *doctor) discover(ctx context.Context, issuer string) error {
 
 // identity says who each step of the chain is, and what the sessions are narrowed to.
 func (d *doctor) identity(ctx context.Context) {
-	if d.uri != nil && d.uri.Scheme != "s3" {
-		d.skipped("identity", "the model is not in S3")
+	if d.uri != nil && d.uri.Scheme != "s3" && !d.s.trustsKMS() {
+		d.skipped("identity", "the model is not in S3, and no key is in KMS")
 		return
 	}
 	provider, err := d.s.credentials(ctx)

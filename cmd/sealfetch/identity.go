@@ -203,9 +203,13 @@ func (s *settings) sessionPolicy() (p identity.SessionPolicy, err error) {
 func (s *settings) generatedPolicy() (string, error) {
 	var models []policy.Model
 	for _, m := range s.scope {
-		if m.uri.Scheme == "s3" {
-			models = append(models, policy.Model{Bucket: m.uri.Host, Prefix: m.uri.Path, Write: m.write,
-				Keys: s.reading.trustKeys, WrapKeys: m.wrapKeys(), Partition: s.store.identity.partition()})
+		allowed := policy.Model{Keys: s.reading.trustKeys, WrapKeys: m.wrapKeys(), Partition: s.store.identity.partition()}
+		switch {
+		case m.uri.Scheme == "s3":
+			allowed.Bucket, allowed.Prefix, allowed.Write = m.uri.Host, m.uri.Path, m.write
+			models = append(models, allowed)
+		case s.trustsKMS() || len(allowed.WrapKeys) > 0: // the keys alone
+			models = append(models, allowed)
 		}
 	}
 	if len(models) == 0 {

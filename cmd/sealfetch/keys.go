@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/sealfetch/sealfetch/internal/fault"
@@ -48,6 +49,11 @@ func (k *keyring) addFile(flagName, path string) (*keybroker.Local, error) {
 		return nil, fault.New(fault.Usage, "", "--%s %s%s: %w", flagName, jwkPrefix, path, err)
 	}
 	return local, nil
+}
+
+// trustsKMS reports whether a key of KMS may open models.
+func (s *settings) trustsKMS() bool {
+	return slices.ContainsFunc(s.reading.trustKeys, func(pattern string) bool { return strings.HasPrefix(pattern, kmsPrefix) })
 }
 
 // brokers makes a broker of every trusted key.

@@ -83,7 +83,8 @@ func (d Document) encode(indent string) []byte {
 
 // Model is what is to be readable.
 type Model struct {
-	// Bucket is a bucket's name, or the ARN of an access point or multi-region access point.
+	// Bucket is a bucket's name, or the ARN of an access point or multi-region access point. For a session, it may be
+	// empty where there are keys: the model is not in S3.
 	Bucket string
 	// Prefix of the model in it, without a slash at either end; empty for the whole bucket.
 	Prefix string
@@ -120,10 +121,12 @@ func (m Model) Check() error {
 func Session(models ...Model) (string, error) {
 	d := Document{Version: version}
 	for _, m := range models {
-		if err := m.Check(); err != nil {
-			return "", err
+		if m.Bucket != "" || len(m.Keys)+len(m.WrapKeys) == 0 {
+			if err := m.Check(); err != nil {
+				return "", err
+			}
+			d.Statement = append(append(d.Statement, m.objectAccess()...), m.managedKey())
 		}
-		d.Statement = append(append(d.Statement, m.objectAccess()...), m.managedKey())
 		d.Statement = append(d.Statement, m.keyAccess("", nil)...)
 		d.Statement = append(d.Statement, keyAccess("", "kms:Encrypt", m.WrapKeys, nil)...)
 	}

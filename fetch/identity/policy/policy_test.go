@@ -39,6 +39,7 @@ const (
 
 func TestSession(t *testing.T) {
 	for name, m := range map[string]policy.Model{
+		"keys":    {Keys: []string{key}},
 		"sealed":  {Bucket: "acme-models", Prefix: model, Keys: []string{key, "kbs:///models/llama/v3", key}},
 		"plain":   {Bucket: "acme-models", Prefix: model, List: true},
 		"bucket":  {Bucket: "acme-models", List: true},
