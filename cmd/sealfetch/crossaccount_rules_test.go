@@ -328,7 +328,11 @@ func TestPackedPolicyTooLarge(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, testcloud.Options{PackedLimit: 100})
 	s.direct(s.request())
-	s.loads().want(t, 0, `"WARN".*PackedPolicyTooLarge.*going on with all permissions of the role`, loaderRole)
+	r := s.loads()
+	r.want(t, 0, `"WARN".*PackedPolicyTooLarge.*going on with all permissions of the role.*`+loaderRole)
+	if n := strings.Count(r.stderr, `"WARN"`); n != 1 {
+		t.Errorf("%d warnings, want one\n%s", n, r.stderr)
+	}
 	const own = `{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::models/acme/m/*"}`
 	s.write("own.json", []byte(statements(own)))
 	s.refuses(10, "too large", "--session-policy", "own.json")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -292,9 +291,6 @@ func (s *settings) sessionName() string {
 }
 
 func (s *settings) auditAssumed(a identity.Assumed) {
-	if a.SessionPolicy == "dropped" {
-		s.log.Warn("the session is as wide as its role", "role", a.RoleARN, "cause", fmt.Sprintf("the session policy does not fit (%d %%)", a.PolicySize))
-	}
 	s.audit.IdentityAssumed(context.Background(), audit.IdentityAssumed{Hop: a.Hop, RoleARN: a.RoleARN,
 		AssumedRoleID: a.AssumedRoleID, RequestID: a.RequestID})
 }

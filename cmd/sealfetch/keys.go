@@ -53,7 +53,8 @@ func (k *keyring) addFile(flagName, path string) (*keybroker.Local, error) {
 
 // trustsKMS reports whether a key of KMS may open models.
 func (s *settings) trustsKMS() bool {
-	return slices.ContainsFunc(s.reading.trustKeys, func(pattern string) bool { return strings.HasPrefix(pattern, kmsPrefix) })
+	isKMS := func(pattern string) bool { return strings.HasPrefix(pattern, kmsPrefix) }
+	return slices.ContainsFunc(s.reading.trustKeys, isKMS)
 }
 
 // brokers makes a broker of every trusted key.

@@ -74,8 +74,8 @@ func (s *settings) kmsConfig(ctx context.Context) (c keybroker.KMSConfig, err er
 		return c, err
 	}
 	if credentials.Anonymous() {
-		return c, fault.New(fault.Usage, "drop anonymous access, and allow the role s3:GetObject on the bucket, public or not",
-			"KMS takes no anonymous requests")
+		return c, fault.New(fault.Usage, "drop anonymous access, and allow the role s3:GetObject on the bucket, public "+
+			"or not", "KMS takes no anonymous requests")
 	}
 	client, err := s.httpClient(nil)
 	if err != nil {
