@@ -19,6 +19,10 @@ type Plan struct {
 	perPart  int64 // chunks
 }
 
+// tailShare is the part of a part, one in so many, that is not worth a request of its own: above all the empty last
+// chunk of an object whose size is a whole number of parts.
+const tailShare = 4
+
 // run is chunks of one object that are read in one go: first up to, not including, end.
 type run struct {
 	object     int
@@ -40,8 +44,8 @@ type Piece struct {
 	Data   []byte
 }
 
-// Plan plans to read files, which are given by their indexes, in parts of at most partSize bytes or one chunk. An
-// object of which every file is wanted is read whole, its last chunk too where that is empty; of others only the
+// Plan plans to read files, which are given by their indexes, in parts of at most partSize bytes or one chunk, except
+// that a quarter more is read along where it is all that would be left for a request of its own. An object of which every file is wanted is read whole, its last chunk too where that is empty; of others only the
 // chunks that hold wanted bytes are read.
 func (m *Manifest) Plan(files []int, partSize int64) (*Plan, error) {
 	wanted := make([]bool, len(m.Files))
@@ -104,7 +108,10 @@ func (p *Plan) SealedSize() int64 {
 func (p *Plan) PartCount() int64 {
 	var count int64
 	for _, r := range p.runs {
-		count += (r.end - r.first + p.perPart - 1) / p.perPart
+		count++
+		if rest := r.end - r.first - p.perPart - p.perPart/tailShare; rest > 0 {
+			count += (rest + p.perPart - 1) / p.perPart
+		}
 	}
 	return count
 }
@@ -114,10 +121,15 @@ func (p *Plan) PartCount() int64 {
 func (p *Plan) Parts() iter.Seq[Part] {
 	return func(yield func(Part) bool) {
 		for _, r := range p.runs {
-			for first := r.first; first < r.end; first += p.perPart {
-				if !yield(p.part(run{r.object, first, min(first+p.perPart, r.end)})) {
+			for r.first < r.end {
+				part := run{r.object, r.first, min(r.first+p.perPart, r.end)}
+				if r.end-part.end <= p.perPart/tailShare {
+					part.end = r.end
+				}
+				if !yield(p.part(part)) {
 					return
 				}
+				r.first = part.end
 			}
 		}
 	}

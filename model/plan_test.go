@@ -109,6 +109,28 @@ func TestPlanOfHugeModel(t *testing.T) {
 	}
 }
 
+// TestSmallRestsAreReadAlong: an object that is a whole number of parts long ends in an empty chunk of 16 bytes.
+func TestSmallRestsAreReadAlong(t *testing.T) {
+	const s = decrypt.SealedChunkSize
+	for _, test := range []struct {
+		chunks int // of the object, the last one empty
+		want   []int64
+	}{{8, []int64{8}}, {9, []int64{9}}, {10, []int64{10}}, {11, []int64{8, 3}}, {17, []int64{8, 9}}, {18, []int64{8, 10}}, {19, []int64{8, 8, 3}}} {
+		m := planManifest([]int64{int64(test.chunks-1) * decrypt.ChunkSize}, 1)
+		p, err := m.Plan([]int{0}, 8*s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []int64
+		for part := range p.Parts() {
+			got = append(got, part.Chunks)
+		}
+		if !slices.Equal(got, test.want) || p.PartCount() != int64(len(got)) {
+			t.Errorf("%d chunks: parts of %d, PartCount %d; want %d", test.chunks, got, p.PartCount(), test.want)
+		}
+	}
+}
+
 // checkPlan reads a plan over plaintext that is made up and expects every chosen file whole, byte for byte, in order,
 // and nothing read twice or in vain.
 func checkPlan(t *testing.T, m *model.Manifest, files []int, partSize int64) {
@@ -127,7 +149,7 @@ func checkPlan(t *testing.T, m *model.Manifest, files []int, partSize int64) {
 	for part := range p.Parts() {
 		parts++
 		sealed += part.Size
-		if part.FirstChunk < next[part.Object] || part.Chunks < 1 || part.Size > max(partSize, decrypt.SealedChunkSize) {
+		if part.FirstChunk < next[part.Object] || part.Chunks < 1 || float64(part.Size) > max(1.25*float64(partSize), decrypt.SealedChunkSize) {
 			t.Fatalf("part %+v behind chunk %d", part, next[part.Object])
 		}
 		next[part.Object] = part.FirstChunk + part.Chunks
