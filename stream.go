@@ -52,13 +52,15 @@ type sink interface {
 
 // stream reads the planned parts of all models over one budget of connections and gives what is authentic to the sinks,
 // one for each model. Where they want each part in order, it stays on one connection.
-func stream(ctx context.Context, models []*sealed, sinks []sink, ordered bool, limits fetch.Limits, progress *Progress) error {
+func stream(ctx context.Context, models []*sealed, sinks []sink, ordered bool, limits fetch.Limits,
+	progress *Progress) error {
 	plan := fetch.Plan{Window: WindowSize, Ordered: ordered}
 	var split splitter
 	for i, m := range models {
 		first := len(plan.Objects)
 		for o, object := range m.manifest.Objects {
-			plan.Objects = append(plan.Objects, fetch.Object{Source: m.source, Name: object.Name, Size: decrypt.SealedSize(object.Size)})
+			plan.Objects = append(plan.Objects,
+				fetch.Object{Source: m.source, Name: object.Name, Size: decrypt.SealedSize(object.Size)})
 			split.objects = append(split.objects, &cipherObject{model: m, index: o, sink: sinks[i]})
 		}
 		for p := range m.plan.Parts() {
@@ -97,7 +99,8 @@ func inOrder(plan fetch.Plan) []fetch.Part {
 		seen[p.Object]++
 	}
 	slices.SortStableFunc(turns, func(a, b turn) int {
-		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.nth, b.nth), cmp.Compare(rank[a.part.Object], rank[b.part.Object]))
+		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.nth, b.nth),
+			cmp.Compare(rank[a.part.Object], rank[b.part.Object]))
 	})
 	parts := make([]fetch.Part, len(turns))
 	for i, t := range turns {

@@ -130,7 +130,8 @@ func (b *bench) scenario(ctx context.Context, s scenario) error {
 	if s.tearDown != nil {
 		defer s.tearDown()
 	}
-	r := scenarioResult{Name: s.name, Title: s.title, Bytes: s.data.bytes(), Binary: b.results.binary, Begun: time.Now().UTC().Truncate(time.Second)}
+	r := scenarioResult{Name: s.name, Title: s.title, Bytes: s.data.bytes(), Binary: b.results.binary,
+		Begun: time.Now().UTC().Truncate(time.Second)}
 	rounds := s.rounds
 	if b.rounds > 0 {
 		rounds = b.rounds
@@ -171,7 +172,8 @@ func exists(path string) bool {
 }
 
 // undisturbed runs a variant until nobody else used the machine meanwhile, three times at most.
-func (b *bench) undisturbed(ctx context.Context, s scenario, v variant, server *serverProcess, check bool) (best sample, err error) {
+func (b *bench) undisturbed(ctx context.Context, s scenario, v variant, server *serverProcess,
+	check bool) (best sample, err error) {
 	for try := range 3 {
 		quiet := b.waitQuiet(ctx)
 		if quiet != nil && !errors.Is(quiet, errNeverQuiet) {
@@ -195,7 +197,8 @@ func (b *bench) undisturbed(ctx context.Context, s scenario, v variant, server *
 func (b *bench) impatient() bool { return b.keepNoise || time.Since(b.begun) > b.limit/2 }
 
 // once empties the destination, runs a variant and, in the first round, compares what came out.
-func (b *bench) once(ctx context.Context, s scenario, v variant, server *serverProcess, check bool) (total sample, err error) {
+func (b *bench) once(ctx context.Context, s scenario, v variant, server *serverProcess,
+	check bool) (total sample, err error) {
 	if err := emptyDir(b.dst()); err != nil {
 		return total, err
 	}
@@ -207,7 +210,7 @@ func (b *bench) once(ctx context.Context, s scenario, v variant, server *serverP
 		}
 		cmd := exec.CommandContext(ctx, step.argv[0], step.argv[1:]...)
 		cmd.Env = append(baseEnv(), step.env...)
-		got, _, err := b.measure(ctx, cmd, s.oneCore || b.oneCore, server.pid())
+		got, err := b.measure(ctx, cmd, s.oneCore || b.oneCore, server.pid())
 		if err != nil {
 			return total, err
 		}
@@ -224,8 +227,8 @@ func (b *bench) once(ctx context.Context, s scenario, v variant, server *serverP
 
 // add joins the steps of one variant.
 func (s *sample) add(t sample) {
-	s.Wall, s.CPU, s.User, s.Sys, s.ServerCPU = s.Wall+t.Wall, s.CPU+t.CPU, s.User+t.User, s.Sys+t.Sys, s.ServerCPU+t.ServerCPU
-	s.Took += t.Took
+	s.Wall, s.CPU, s.User, s.Sys = s.Wall+t.Wall, s.CPU+t.CPU, s.User+t.User, s.Sys+t.Sys
+	s.ServerCPU, s.Took = s.ServerCPU+t.ServerCPU, s.Took+t.Took
 	s.AnonMiB, s.Foreign = max(s.AnonMiB, t.AnonMiB), max(s.Foreign, t.Foreign)
 	s.Disturbed = s.Disturbed || t.Disturbed
 }

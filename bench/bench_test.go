@@ -14,7 +14,8 @@ import (
 
 func TestMediansLeaveDisturbedRunsOut(t *testing.T) {
 	r := scenarioResult{Name: "s"}
-	for _, s := range []sample{{Wall: 3, CPU: 1}, {Wall: 90, CPU: 90, Disturbed: true}, {Wall: 1, CPU: 3}, {Wall: 2, CPU: 2}} {
+	samples := []sample{{Wall: 3, CPU: 1}, {Wall: 90, CPU: 90, Disturbed: true}, {Wall: 1, CPU: 3}, {Wall: 2, CPU: 2}}
+	for _, s := range samples {
 		r.add("a", s)
 	}
 	r.add("b", sample{Wall: 5, Disturbed: true}) // all it has
@@ -32,7 +33,8 @@ func TestGoalsCompareWithTheFastestPeer(t *testing.T) {
 	r := &results{Scenarios: []scenarioResult{{Name: "s", Bytes: 100, Variants: []variantResult{
 		{Name: "sealed", Median: figures{Wall: 3, CPU: 8}},
 		{Name: "rclone", Median: figures{Wall: 4, CPU: 1}}, {Name: "manager", Median: figures{Wall: 2, CPU: 3}}}}}}
-	if v, detail, ok := wallOver("s", "sealed", peersPlain...)(r); v != 1.5 || !ok || !strings.Contains(detail, "manager") {
+	v, detail, ok := wallOver("s", "sealed", peersPlain...)(r)
+	if v != 1.5 || !ok || !strings.Contains(detail, "manager") {
 		t.Error(v, detail, ok)
 	}
 	if v, _, ok := cpuOver("s", "sealed", "rclone", "manager")(r); v != 2 || !ok {

@@ -357,8 +357,8 @@ func childSeal(_ context.Context, c childFlags) error {
 	})
 }
 
-// childWrite writes one hot window to files, over and over: the floor of tmpfs. Each worker has files of its own, because
-// the kernel lets one writer into a file at a time.
+// childWrite writes one hot window to files, over and over: the floor of tmpfs. Each worker has a file of its own,
+// because the kernel lets one writer into a file at a time.
 func childWrite(_ context.Context, c childFlags) error {
 	each := c.bytes / int64(c.connections)
 	return parallel(c.connections, func(worker int) error {

@@ -47,7 +47,8 @@ func (b *bench) prepare(ctx context.Context, d dataset) error {
 		return nil
 	}
 	if b.current != "" {
-		if err := errors.Join(os.RemoveAll(filepath.Join(b.work, "s3")), os.RemoveAll(filepath.Join(b.work, "src"))); err != nil {
+		err := errors.Join(os.RemoveAll(filepath.Join(b.work, "s3")), os.RemoveAll(filepath.Join(b.work, "src")))
+		if err != nil {
 			return err
 		}
 	}
@@ -59,8 +60,8 @@ func (b *bench) prepare(ctx context.Context, d dataset) error {
 	if err := b.makeKey(ctx); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, b.binary, "seal", "--model", "bench/"+d.name, "--version", "1", "--wrap", "jwk:"+b.key(),
-		b.sourceDir(d), b.sealedDir(d))
+	cmd := exec.CommandContext(ctx, b.binary, "seal", "--model", "bench/"+d.name, "--version", "1",
+		"--wrap", "jwk:"+b.key(), b.sourceDir(d), b.sealedDir(d))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("sealing the data: %w\n%s", err, out)
 	}

@@ -16,8 +16,8 @@ type goal struct {
 }
 
 // peersPlain are the programs that download without decrypting.
-var peersPlain = []string{"rclone", "rclone-64", "rclone-128", "manager", "manager-64", "manager-128", "transfermanager",
-	"transfermanager-64", "kserve"}
+var peersPlain = []string{"rclone", "rclone-64", "manager", "manager-64", "manager-128", "transfermanager",
+	"transfermanager-64", "kserve", "s5cmd"}
 
 func wallOver(scenario, variant string, others ...string) func(*results) (float64, string, bool) {
 	return func(r *results) (float64, string, bool) {
@@ -92,26 +92,46 @@ func anon(f figures) float64   { return f.AnonMiB }
 func millis(f figures) float64 { return f.Wall * 1000 }
 
 var goals = []goal{
-	{"P1", "one core, wall, over s5cmd plain", 1.00, false, wallOver("one-core", "sealed", "s5cmd")},
-	{"P2", "10 Gbit/s link, wall, over the fastest plain peer", 1.03, false, wallOver("link-10g", "sealed", peersPlain...)},
-	{"P2", "one core HTTP, the same", 1.12, false, wallOver("one-core", "sealed", peersPlain...)},
-	{"P2", "one core TLS, the same", 1.30, false, wallOver("one-core-tls", "sealed", peersPlain...)},
-	{"P3", "CPU over receive + AES-GCM + write apart", 1.10, false, cpuOver("big", "sealed", "floor: receive", "floor: AES-GCM", "floor: write")},
-	{"P4", "one core, wall, over KServe's plain download", 0.40, false, wallOver("one-core", "sealed", "kserve")},
-	{"P5", "wall over KServe's download + JWE decryption", 0.05, false, wallOver("jwe", "sealed", "kserve + jwe")},
-	{"P5", "peak memory, the same", 0.01, false, memoryOver("jwe", "sealed", "kserve + jwe")},
-	{"P6", "2,000 small files, wall, over the fastest plain peer", 0.50, false, wallOver("small", "sealed", peersPlain...)},
-	{"P6", "with 40 ms to the first byte, peers as they come", 0.10, false, wallOver("small-40ms", "sealed", "rclone", "manager", "transfermanager", "kserve")},
-	{"P6", "with 40 ms to the first byte, peers tuned", 0.10, false, wallOver("small-40ms", "sealed", peersPlain...)},
-	{"P6", "a small request, CPU over bare net/http", 1.20, false, cpuOver("requests", "source", "floor: net/http")},
-	{"P7", "peak RssAnon at 64 connections, MiB", 40, false, absolute("huge", "sealed-64", "MiB", anon)},
-	{"P7", "cgroup peak beyond the model, MiB", 64, false, absolute("cgroup", "sealed-64", "MiB", anon)},
-	{"P8", "90 MB/s connections, 40 ms, wall over the best fixed setting", 1.10, false, wallOver("capped", "sealed", "fixed-8", "fixed-16", "fixed-32", "fixed-64")},
-	{"P9", "20 ms round trip, 1 Gbit/s, share of the link", 0.95, true, linkShare("rtt", "sealed", 125e6)},
-	{"P9", "with the rate that 1 % loss allows, best fixed over sealed", 0.90, true, inverse(wallOver("rtt-loss", "sealed", "fixed-16", "fixed-64", "fixed-128"))},
-	{"P10", "exec to first request, ms", 50, false, absolute("startup", "sealed", "ms", millis)},
-	{"P11", "seal, CPU over read + AES-GCM + upload apart", 1.25, false, cpuOver("seal", "seal", "floor: read", "floor: AES-GCM", "floor: upload")},
-	{"gate", "CPU of sealed over plain of the same engine", 1.45, false, cpuOver("gate", "sealed", "plain, same engine")},
+	{"P1", "one core, wall, over s5cmd plain", 1.00, false,
+		wallOver("one-core", "sealed", "s5cmd")},
+	{"P2", "10 Gbit/s link, wall, over the fastest plain peer", 1.03, false,
+		wallOver("link-10g", "sealed", peersPlain...)},
+	{"P2", "one core HTTP, the same", 1.12, false,
+		wallOver("one-core", "sealed", peersPlain...)},
+	{"P2", "one core TLS, the same", 1.30, false,
+		wallOver("one-core-tls", "sealed", peersPlain...)},
+	{"P3", "CPU over receive + AES-GCM + write apart", 1.10, false,
+		cpuOver("big", "sealed", "floor: receive", "floor: AES-GCM", "floor: write")},
+	{"P4", "one core, wall, over KServe's plain download", 0.40, false,
+		wallOver("one-core", "sealed", "kserve")},
+	{"P5", "wall over KServe's download + JWE decryption", 0.05, false,
+		wallOver("jwe", "sealed", "kserve + jwe")},
+	{"P5", "peak memory, the same", 0.01, false,
+		memoryOver("jwe", "sealed", "kserve + jwe")},
+	{"P6", "2,000 small files, wall, over the fastest plain peer", 0.50, false,
+		wallOver("small", "sealed", peersPlain...)},
+	{"P6", "with 40 ms to the first byte, peers as they come", 0.10, false,
+		wallOver("small-40ms", "sealed", "rclone", "manager", "transfermanager", "kserve")},
+	{"P6", "with 40 ms to the first byte, peers tuned", 0.10, false,
+		wallOver("small-40ms", "sealed", peersPlain...)},
+	{"P6", "a small request, CPU over bare net/http", 1.20, false,
+		cpuOver("requests", "source", "floor: net/http")},
+	{"P7", "peak RssAnon at 64 connections, MiB", 40, false,
+		absolute("huge", "sealed-64", "MiB", anon)},
+	{"P7", "cgroup peak beyond the model, MiB", 64, false,
+		absolute("cgroup", "sealed-64", "MiB", anon)},
+	{"P8", "90 MB/s connections, 40 ms, wall over the best fixed setting", 1.10, false,
+		wallOver("capped", "sealed", "fixed-8", "fixed-16", "fixed-32", "fixed-64")},
+	{"P9", "20 ms round trip, 1 Gbit/s, share of the link", 0.95, true,
+		linkShare("rtt", "sealed", 125e6)},
+	{"P9", "with the rate that 1 % loss allows, best fixed over sealed", 0.90, true,
+		inverse(wallOver("rtt-loss", "sealed", "fixed-16", "fixed-64", "fixed-128"))},
+	{"P10", "exec to first request, ms", 50, false,
+		absolute("startup", "sealed", "ms", millis)},
+	{"P11", "seal, CPU over read + AES-GCM + upload apart", 1.25, false,
+		cpuOver("seal", "seal", "floor: read", "floor: AES-GCM", "floor: upload")},
+	{"gate", "CPU of sealed over plain of the same engine", 1.45, false,
+		cpuOver("gate", "sealed", "plain, same engine")},
 }
 
 func (g goal) met(v float64) bool {

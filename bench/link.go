@@ -25,7 +25,8 @@ func (b *bench) makeLink() error {
 		{"ip", "netns", "exec", l.namespace, "ip", "addr", "add", "10.217.0.2/30", "dev", far},
 		{"ip", "netns", "exec", l.namespace, "ip", "link", "set", far, "up"},
 		{"ip", "netns", "exec", l.namespace, "ip", "link", "set", "lo", "up"},
-		{"ip", "netns", "exec", l.namespace, "tc", "qdisc", "add", "dev", far, "root", "tbf", "rate", "10gbit", "burst", "2mb", "latency", "20ms"},
+		{"ip", "netns", "exec", l.namespace, "tc", "qdisc", "add", "dev", far, "root", "tbf",
+			"rate", "10gbit", "burst", "2mb", "latency", "20ms"},
 	} {
 		if err := quietly(ctx, argv...); err != nil {
 			l.remove()

@@ -66,7 +66,7 @@ func run(ctx context.Context, argv []string) error {
 	f.BoolVar(&o.oneCore, "one-core", false, "pin every client to one core and the server to another, in all scenarios")
 	f.BoolVar(&o.keepNoise, "keep-noise", false, "keep runs that others disturbed, and do not wait for a quiet CPU")
 	f.DurationVar(&o.limit, "limit", 33*time.Minute, "after half of this, disturbed runs are kept")
-	f.StringVar(&o.profile, "profile", "", "only load the first scenario's model a few times and write a CPU profile to `FILE`")
+	f.StringVar(&o.profile, "profile", "", "only load a model a few times and write a CPU profile to `FILE`")
 	f.BoolVar(&o.listOnly, "list", false, "list the scenarios")
 	if err := f.Parse(argv); err != nil {
 		return err

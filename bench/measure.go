@@ -39,13 +39,13 @@ const (
 )
 
 // measure runs a command to its end.
-func (b *bench) measure(ctx context.Context, cmd *exec.Cmd, oneCore bool, serverPID int) (s sample, output string, err error) {
+func (b *bench) measure(ctx context.Context, cmd *exec.Cmd, oneCore bool, serverPID int) (s sample, err error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	busyBefore, serverBefore := machineBusy(), processCPU(serverPID)
 	begun := time.Now()
 	if err := startOn(cmd, oneCore, clientCore); err != nil {
-		return s, "", err
+		return s, err
 	}
 	stop, peak := make(chan struct{}), make(chan float64)
 	go func() { peak <- pollAnon(cmd.Process.Pid, stop) }()
@@ -63,12 +63,12 @@ func (b *bench) measure(ctx context.Context, cmd *exec.Cmd, oneCore bool, server
 		s.AnonMiB = beyond
 	}
 	if ctx.Err() != nil {
-		return s, "", context.Cause(ctx)
+		return s, context.Cause(ctx)
 	}
 	if err != nil {
-		return s, out.String(), fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, tail(out.String(), 1500))
+		return s, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, tail(out.String(), 1500))
 	}
-	return s, out.String(), nil
+	return s, nil
 }
 
 // printed returns the number that a child printed behind a prefix.

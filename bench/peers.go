@@ -44,10 +44,10 @@ func (b *bench) smallPeers(d dataset, kserve bool) []variant {
 
 func (b *bench) rclone(name, prefix string, flags ...string) variant {
 	return variant{name: name, needs: b.peer("rclone"), steps: func(s *serverProcess) []step {
-		argv := []string{b.peer("rclone"), "copy", "bench:" + bucket + "/" + prefix, b.dst(), "--config", "", "--s3-no-check-bucket",
-			"--ignore-checksum", "--no-traverse", "-q"}
-		env := []string{"RCLONE_CONFIG_BENCH_TYPE=s3", "RCLONE_CONFIG_BENCH_PROVIDER=Other", "RCLONE_CONFIG_BENCH_ENV_AUTH=true",
-			"RCLONE_CONFIG_BENCH_ENDPOINT=" + s.url}
+		argv := []string{b.peer("rclone"), "copy", "bench:" + bucket + "/" + prefix, b.dst(), "--config", "",
+			"--s3-no-check-bucket", "--ignore-checksum", "--no-traverse", "-q"}
+		env := []string{"RCLONE_CONFIG_BENCH_TYPE=s3", "RCLONE_CONFIG_BENCH_PROVIDER=Other",
+			"RCLONE_CONFIG_BENCH_ENV_AUTH=true", "RCLONE_CONFIG_BENCH_ENDPOINT=" + s.url}
 		if s.ca != "" {
 			argv = append(argv, "--ca-cert", s.ca)
 		}
@@ -97,7 +97,8 @@ func (b *bench) secondSteps(d dataset) []variant {
 		{name: "rclone + age", needs: b.peer("age"), output: true, steps: func(s *serverProcess) []step {
 			file := filepath.Join(b.dst(), "model-00000.bin")
 			get := b.rclone("", d.name+"-age/", "--multi-thread-streams", "4").steps(s)
-			return append(get, step{argv: []string{b.peer("age"), "-d", "-i", filepath.Join(b.work, "age.key"), "-o", file, file + ".age"}})
+			key := filepath.Join(b.work, "age.key")
+			return append(get, step{argv: []string{b.peer("age"), "-d", "-i", key, "-o", file, file + ".age"}})
 		}},
 	}
 }

@@ -68,6 +68,6 @@ func (b *bench) profileLoad(ctx context.Context) error {
 		return err
 	}
 	defer server.stop()
-	return quietly(ctx, b.self, "child", "profile", "-endpoint", server.url, "-prefix", s.data.name, "-key", b.key(), "-dir", b.dst(),
-		"-profile", b.profile)
+	return quietly(ctx, b.self, "child", "profile", "-endpoint", server.url, "-prefix", s.data.name,
+		"-key", b.key(), "-dir", b.dst(), "-profile", b.profile)
 }

@@ -108,8 +108,10 @@ func (r *results) print(out io.Writer) {
 		w := tabwriter.NewWriter(out, 2, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(w, "\tvariant\twall s\tmin\tmax\tCPU s\tmin\tserver CPU s\twall s/GiB\tCPU s/GiB\tanon MiB\truns\t")
 		for _, v := range s.Variants {
-			fmt.Fprintf(w, "\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.0f\t%d\t\n", v.Name, v.Median.Wall, v.Least.Wall,
-				v.Most.Wall, v.Median.CPU, v.Least.CPU, v.Median.ServerCPU, v.Median.Wall/gib, v.Median.CPU/gib, v.Median.AnonMiB, len(v.Samples))
+			m := v.Median
+			fmt.Fprintf(w, "\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.0f\t%d\t\n",
+				v.Name, m.Wall, v.Least.Wall, v.Most.Wall, m.CPU, v.Least.CPU, m.ServerCPU, m.Wall/gib, m.CPU/gib,
+				m.AnonMiB, len(v.Samples))
 		}
 		_ = w.Flush()
 		if len(s.Missing) > 0 {

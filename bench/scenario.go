@@ -59,8 +59,8 @@ func (b *bench) scenarios() []scenario {
 	quick := []scenario{
 		{name: "big", title: fmt.Sprintf("%d x %s, HTTP, two cores", big.files, human(big.size)), data: big, rounds: rounds,
 			variants: concat(b.ours(big), b.floors(big), b.plainPeers(big, "data/"))},
-		{name: "one-core", title: "the same, client on one core, server on the other", data: big, rounds: rounds, oneCore: true,
-			variants: concat(b.ours(big), b.plainPeers(big, "data/"))},
+		{name: "one-core", title: "the same, client on one core, server on the other", data: big, rounds: rounds,
+			oneCore: true, variants: concat(b.ours(big), b.plainPeers(big, "data/"))},
 		{name: "one-core-tls", title: "the same over TLS 1.3", data: big, rounds: rounds, oneCore: true, tls: true,
 			variants: concat(b.ours(big), b.plainPeers(big, "data/"))},
 		{name: "seal", title: "seal and upload, HTTP", data: big, rounds: rounds, variants: b.sealing(big)},
@@ -69,8 +69,8 @@ func (b *bench) scenarios() []scenario {
 		{name: "requests", title: "20,000 ranges of 4 KiB: what a request costs", data: small, rounds: rounds, oneCore: true,
 			variants: []variant{{name: "source", steps: b.childStep("get-source", small, "-part", "4096", "-connections", "4")},
 				{name: "floor: net/http", steps: b.childStep("get-bare", small, "-part", "4096", "-connections", "4")}}},
-		{name: "startup", title: "from exec to the first request", data: dataset{name: "tiny", files: 1, size: 1024}, rounds: 10,
-			variants: []variant{{name: "sealed", steps: b.startup}}},
+		{name: "startup", title: "from exec to the first request", data: dataset{name: "tiny", files: 1, size: 1024},
+			rounds: 10, variants: []variant{{name: "sealed", steps: b.startup}}},
 	}
 	if !b.full {
 		return quick
@@ -80,7 +80,8 @@ func (b *bench) scenarios() []scenario {
 
 func (b *bench) gateScenario() scenario {
 	data := dataset{name: "big", files: 4, size: 256 * mib, same: true}
-	return scenario{name: "gate", title: "sealed and plain, the same engine", data: data, rounds: 7, oneCore: true, variants: b.ours(data)[:2]}
+	return scenario{name: "gate", title: "sealed and plain, the same engine", data: data, rounds: 7, oneCore: true,
+		variants: b.ours(data)[:2]}
 }
 
 // slowScenarios are the ones of networks, of big objects and of the Python peers' second step.
@@ -96,16 +97,17 @@ func (b *bench) slowScenarios(big, small dataset) []scenario {
 		{name: "link-10g", title: "4 x 1 GiB over a 10 Gbit/s link", data: big, rounds: 5, onLink: true,
 			setUp: b.makeLink, variants: concat(b.ours(big), b.plainPeers(big, "data/")[:2])},
 		{name: "hugepages", title: "4 x 1 GiB, HTTP, destination a tmpfs with huge=within_size", data: big, rounds: 5,
-			afterData: b.mountHuge, tearDown: b.unmount, variants: concat(b.ours(big), b.floors(big)[2:], b.plainPeers(big, "data/")[:2])},
+			afterData: b.mountHuge, tearDown: b.unmount,
+			variants: concat(b.ours(big), b.floors(big)[2:], b.plainPeers(big, "data/")[:2])},
 		{name: "capped", title: "4 x 1 GiB, each connection capped at 90 MB/s, 40 ms to the first byte", data: big, rounds: 5,
 			server: capped, variants: concat(b.ours(big)[:1], b.fixed(8, 16, 32, 64))},
 		{name: "rtt", title: "1 GiB, 20 ms round trip with slow start, 1 Gbit/s", data: one, rounds: 3,
 			server: rtt, variants: concat(b.ours(one)[:1], b.fixed(8, 16, 64))},
-		{name: "rtt-loss", title: "the same, connections as slow as 1 % loss makes them (Mathis et al.)", data: one, rounds: 3,
-			server:   append([]string{"-conn-rate", fmt.Sprintf("%.0f", lossRate(20*time.Millisecond, 0.01))}, rtt...),
+		{name: "rtt-loss", title: "the same, connections as slow as 1 % loss makes them (Mathis et al.)", data: one,
+			rounds: 3, server: append([]string{"-conn-rate", fmt.Sprintf("%.0f", lossRate(20*time.Millisecond, 0.01))}, rtt...),
 			variants: concat(b.ours(one)[:1], b.fixed(16, 64, 128))},
-		{name: "jwe", title: "one file of 512 MiB: KServe's download and JWE decryption, age, and sealed", data: jwe, rounds: 3,
-			afterData: b.encryptForPeers, variants: concat(b.ours(jwe)[:1], b.secondSteps(jwe))},
+		{name: "jwe", title: "one file of 512 MiB: KServe's download and JWE decryption, age, and sealed", data: jwe,
+			rounds: 3, afterData: b.encryptForPeers, variants: concat(b.ours(jwe)[:1], b.secondSteps(jwe))},
 		{name: "huge", title: "one file of 8 GiB, HTTP", data: huge, rounds: 3,
 			variants: concat(b.ours(huge)[:2], []variant{b.sealed64(huge)}, b.plainPeers(huge, "data/")[:1])},
 		{name: "cgroup", title: "one file of 8 GiB: cgroup peak beyond the model, as anon", data: huge, rounds: 2,
@@ -127,7 +129,8 @@ func concat(lists ...[]variant) (all []variant) {
 
 // initEnv is what KServe and an operator would set.
 func (b *bench) initEnv(server *serverProcess) []string {
-	env := []string{"AWS_ENDPOINT_URL_S3=" + server.url, "SEALFETCH_TRUST_KEY=jwk:" + b.key(), "SEALFETCH_TERMINATION_LOG="}
+	env := []string{"AWS_ENDPOINT_URL_S3=" + server.url, "SEALFETCH_TRUST_KEY=jwk:" + b.key(),
+		"SEALFETCH_TERMINATION_LOG="}
 	if server.ca != "" {
 		env = append(env, "SEALFETCH_CA_BUNDLE="+server.ca)
 	}
@@ -195,7 +198,8 @@ func (b *bench) sealing(d dataset) []variant {
 		{name: "floor: read", steps: b.localStep("read", "-connections", "2", "-dir", b.sourceDir(d))},
 		{name: "floor: AES-GCM", steps: b.localStep("gcm-seal", cores...)},
 		{name: "floor: upload", steps: func(s *serverProcess) []step {
-			return []step{{[]string{b.self, "child", "upload", "-endpoint", s.url, "-connections", "8", "-part", "16777216", "-bytes", bytes}, nil}}
+			return []step{{argv: []string{b.self, "child", "upload", "-endpoint", s.url, "-connections", "8",
+				"-part", "16777216", "-bytes", bytes}}}
 		}},
 	}
 }
@@ -219,7 +223,8 @@ func (b *bench) localStep(kind string, flags ...string) func(*serverProcess) []s
 
 // startup stops sealfetch with its first request: the endpoint is a child that dies of it.
 func (b *bench) startup(s *serverProcess) []step {
-	return []step{{[]string{b.self, "first-request", b.binary, "init", "sealed+s3://" + bucket + "/tiny", b.dst()}, b.initEnv(s)}}
+	argv := []string{b.self, "first-request", b.binary, "init", "sealed+s3://" + bucket + "/tiny", b.dst()}
+	return []step{{argv, b.initEnv(s)}}
 }
 
 // inCgroup runs sealfetch in a memory cgroup of its own and prints the peak.
@@ -240,7 +245,8 @@ func (b *bench) encryptForPeers(ctx context.Context) error {
 	}
 	if python := b.python(); exists(python) {
 		out := filepath.Join(b.work, "s3", bucket, "jwe-token", "model-00000.bin.jwe")
-		if err := quietly(ctx, python, filepath.Join(b.peers, "encrypt_jwe.py"), source, out, filepath.Join(b.work, "jwe.key")); err != nil {
+		key := filepath.Join(b.work, "jwe.key")
+		if err := quietly(ctx, python, filepath.Join(b.peers, "encrypt_jwe.py"), source, out, key); err != nil {
 			return err
 		}
 	}

@@ -85,7 +85,8 @@ func tlsListener(inner net.Listener, ip net.IP, certOut string) (net.Listener, e
 		return nil, err
 	}
 	return tls.NewListener(inner, &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{"http/1.1"}}), nil
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		NextProtos:   []string{"http/1.1"}}), nil
 }
 
 // server answers what S3 clients ask when they read a prefix or upload one.
@@ -107,7 +108,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPut:
 		s.put(w, r)
 	case r.Method == http.MethodPost && query.Has("uploads"):
-		fmt.Fprintf(w, "<InitiateMultipartUploadResult><UploadId>%d</UploadId></InitiateMultipartUploadResult>", s.uploads.Add(1))
+		fmt.Fprintf(w, "<InitiateMultipartUploadResult><UploadId>%d</UploadId></InitiateMultipartUploadResult>",
+			s.uploads.Add(1))
 	case r.Method == http.MethodPost && query.Has("uploadId"):
 		_, _ = io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, `<CompleteMultipartUploadResult><ETag>"1"</ETag></CompleteMultipartUploadResult>`)
@@ -193,7 +195,8 @@ func (s *server) list(w http.ResponseWriter, bucket string, query url.Values) {
 			return nil
 		}
 		last = key
-		l.Contents = append(l.Contents, listed{key, info.Size(), etag(info), info.ModTime().UTC().Format(time.RFC3339), "STANDARD"})
+		modified := info.ModTime().UTC().Format(time.RFC3339)
+		l.Contents = append(l.Contents, listed{key, info.Size(), etag(info), modified, "STANDARD"})
 		return nil
 	})
 	l.KeyCount = len(l.Contents)

@@ -275,8 +275,9 @@ func (r *reading) cut() *reading {
 	if r.taken || windows < 2 {
 		return nil
 	}
-	half := &reading{board: r.board, object: r.object, hedges: r.hedges, off: start + (windows+1)/2*r.board.window, end: r.end}
-	r.end = half.off
+	middle := start + (windows+1)/2*r.board.window
+	half := &reading{board: r.board, object: r.object, hedges: r.hedges, off: middle, end: r.end}
+	r.end = middle
 	return half
 }
 

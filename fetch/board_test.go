@@ -38,7 +38,8 @@ func (s *pacedSource) Get(ctx context.Context, r Range) (*Body, error) {
 	s.mu.Lock()
 	s.most = max(s.most, s.open.Add(1))
 	s.mu.Unlock()
-	return &Body{ReadCloser: &pacedBody{source: s, ctx: ctx, request: request, off: r.Off, end: r.Off + r.Len}, Off: r.Off, Len: r.Len, Size: -1}, nil
+	body := &pacedBody{source: s, ctx: ctx, request: request, off: r.Off, end: r.Off + r.Len}
+	return &Body{ReadCloser: body, Off: r.Off, Len: r.Len, Size: -1}, nil
 }
 
 func (s *pacedSource) Close() error   { return nil }
@@ -132,12 +133,18 @@ func planOf(src Source, sizes ...int64) Plan {
 	return p
 }
 
+// streamed streams over at most so many connections; start = 0 begins with all of them.
+func streamed(t *testing.T, plan Plan, sink Sink, start, most int) error {
+	t.Helper()
+	return Stream(t.Context(), plan, sink, Limits{Connections: most, Start: start, Retry: testRetry}, new(Progress))
+}
+
 func TestIdleConnectionsShareALongPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const windows, each = 1000, 10 * time.Millisecond
 		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, each) }}
 		sink, begun := newCountingSink(windows*testWindow+3), time.Now()
-		err := Stream(t.Context(), planOf(src, windows*testWindow+3), sink, Limits{Connections: 8, Retry: testRetry}, new(Progress))
+		err := streamed(t, planOf(src, windows*testWindow+3), sink, 0, 8)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +162,7 @@ func TestOnlyOneConnectionSharesWithNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, time.Second) }}
 		sink := newCountingSink(200, 100)
-		if err := Stream(t.Context(), planOf(src, 200, 100), sink, Limits{Connections: 1, Retry: testRetry}, new(Progress)); err != nil {
+		if err := streamed(t, planOf(src, 200, 100), sink, 0, 1); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -175,7 +182,8 @@ func TestStalledConnectionIsTakenOver(t *testing.T) {
 			return sleep(ctx, time.Millisecond)
 		}}
 		sink, begun, progress := newCountingSink(1000, 100), time.Now(), new(Progress)
-		if err := Stream(t.Context(), planOf(src, 1000, 100), sink, Limits{Connections: 2, Retry: testRetry}, progress); err != nil {
+		limits := Limits{Connections: 2, Retry: testRetry}
+		if err := Stream(t.Context(), planOf(src, 1000, 100), sink, limits, progress); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -196,7 +204,7 @@ func TestWindowAtTheSinkIsNotTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &pacedSource{pace: func(context.Context, int, int64) error { return nil }}
 		sink := &slowSink{countingSink: newCountingSink(testWindow, testWindow), d: time.Minute}
-		if err := Stream(t.Context(), planOf(src, testWindow, testWindow), sink, Limits{Connections: 4, Retry: testRetry}, new(Progress)); err != nil {
+		if err := streamed(t, planOf(src, testWindow, testWindow), sink, 0, 4); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -223,7 +231,7 @@ func TestSilentStoreUsesUpAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return forever(ctx) }}
 		sink, begun := newCountingSink(1000), time.Now()
-		err := Stream(t.Context(), planOf(src, 1000), sink, Limits{Connections: 4, Retry: testRetry}, new(Progress))
+		err := streamed(t, planOf(src, 1000), sink, 0, 4)
 		if !fault.Is(err, fault.Transient) || len(sink.calls[0]) != 0 {
 			t.Errorf("error %v after %d windows", err, len(sink.calls[0]))
 		}
@@ -238,7 +246,7 @@ func TestOrderedPartsStayWhole(t *testing.T) {
 		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, 100*time.Millisecond) }}
 		sink, plan := newCountingSink(500, 300, 100), planOf(src, 500, 300, 100)
 		plan.Ordered = true
-		if err := Stream(t.Context(), plan, sink, Limits{Connections: 4, Retry: testRetry}, new(Progress)); err != nil {
+		if err := streamed(t, plan, sink, 0, 4); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -275,7 +283,8 @@ func TestSharingUnderFaults(t *testing.T) {
 			}}
 			sizes := []int64{2345, 1000, 7, 5000}
 			sink, plan := newCountingSink(sizes...), planOf(src, sizes...)
-			limits := Limits{Connections: 16, Start: 2, Retry: Retry{Attempts: 20, Base: time.Millisecond, Cap: time.Second, Stall: 3 * time.Second}}
+			limits := Limits{Connections: 16, Start: 2,
+				Retry: Retry{Attempts: 20, Base: time.Millisecond, Cap: time.Second, Stall: 3 * time.Second}}
 			if err := Stream(t.Context(), plan, sink, limits, new(Progress)); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
@@ -296,7 +305,7 @@ func TestConnectionsGrowWhereEachIsSlow(t *testing.T) {
 			sizes[i] = 100 * testWindow
 		}
 		sink := newCountingSink(sizes...)
-		if err := Stream(t.Context(), planOf(src, sizes...), sink, Limits{Connections: 24, Start: 4, Retry: testRetry}, new(Progress)); err != nil {
+		if err := streamed(t, planOf(src, sizes...), sink, 4, 24); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -328,7 +337,7 @@ func TestConnectionsGrowWhereWindowsAreSlow(t *testing.T) {
 			sizes[i] = 50 * testWindow
 		}
 		sink := newCountingSink(sizes...)
-		if err := Stream(t.Context(), planOf(src, sizes...), sink, Limits{Connections: 64, Start: 4, Retry: testRetry}, new(Progress)); err != nil {
+		if err := streamed(t, planOf(src, sizes...), sink, 4, 64); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -364,7 +373,7 @@ func TestConnectionsShrinkWhereTheLinkIsFull(t *testing.T) {
 			sizes[i] = 20 * testWindow
 		}
 		sink := newCountingSink(sizes...)
-		if err := Stream(t.Context(), planOf(src, sizes...), sink, Limits{Connections: 64, Start: 4, Retry: testRetry}, new(Progress)); err != nil {
+		if err := streamed(t, planOf(src, sizes...), sink, 4, 64); err != nil {
 			t.Fatal(err)
 		}
 		sink.checkOnce(t)
@@ -396,7 +405,7 @@ func TestSinkErrorEndsTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, 10*time.Millisecond) }}
 		refused := fault.New(fault.NotAuthentic, "", "refused")
-		err := Stream(t.Context(), planOf(src, 1000, 1000), refusing{refused}, Limits{Connections: 4, Retry: testRetry}, new(Progress))
+		err := streamed(t, planOf(src, 1000, 1000), refusing{refused}, 0, 4)
 		if !errors.Is(err, refused) {
 			t.Errorf("error %v", err)
 		}

@@ -42,7 +42,8 @@ func (b *s3Bucket) forReading() (*s3.Client, string, *getForm) {
 }
 
 // getBySDK has the SDK make the request, or read the answer that transport holds ready.
-func (b *s3Bucket) getBySDK(ctx context.Context, r Range, client *s3.Client, region string, transport s3.HTTPClient) (*Body, error) {
+func (b *s3Bucket) getBySDK(ctx context.Context, r Range, client *s3.Client, region string,
+	transport s3.HTTPClient) (*Body, error) {
 	in := &s3.GetObjectInput{Bucket: b.bucket(), Key: b.key(r.Name), ExpectedBucketOwner: b.owner, RequestPayer: b.payer}
 	if !r.whole() {
 		in.Range = aws.String(r.header())
@@ -161,8 +162,8 @@ func (b *s3Bucket) remember(region string, form *getForm) {
 }
 
 // ownHeaders are made anew for each request, or describe one attempt.
-var ownHeaders = []string{"Authorization", "X-Amz-Date", "X-Amz-Security-Token", "Range", "If-Match", "Amz-Sdk-Invocation-Id",
-	"Amz-Sdk-Request"}
+var ownHeaders = []string{"Authorization", "X-Amz-Date", "X-Amz-Security-Token", "Range", "If-Match",
+	"Amz-Sdk-Invocation-Id", "Amz-Sdk-Request"}
 
 // formOf takes a request of the SDK apart. It returns nil for what it does not know, such as the session tokens of S3
 // Express or the signatures of multi-region access points: those are left to the SDK.

@@ -211,11 +211,13 @@ func (s *stream) open(ctx context.Context, p Part) (*Body, error) {
 
 func (s *stream) check(body *Body, p Part, o Object) error {
 	if body.Size >= 0 && body.Size != o.Size {
-		return fault.New(fault.NotAuthentic, "the object was cut, extended or replaced after publishing: restore it or publish a new version",
+		return fault.New(fault.NotAuthentic,
+			"the object was cut, extended or replaced after publishing: restore it or publish a new version",
 			"%s at %s is %d bytes long, its manifest says %d", o.Name, o.Source, body.Size, o.Size)
 	}
 	if body.Off != p.Off || body.Len >= 0 && body.Len != p.Len {
-		return fault.New(fault.Access, "the store or a proxy before it ignores the Range header: use one that answers ranges (RFC 9110, section 14)",
+		return fault.New(fault.Access,
+			"the store or a proxy before it ignores the Range header: use one that answers ranges (RFC 9110, section 14)",
 			"%s at %s: asked for %d bytes at %d, got %d at %d", o.Name, o.Source, p.Len, p.Off, body.Len, body.Off)
 	}
 	if !s.pins[p.Object].set(body.Pin) {
