@@ -92,10 +92,11 @@ var contents = map[string]string{
 	"oidc-client-key-file":    "SEALFETCH_OIDC_CLIENT_KEY",
 }
 
-// lookup returns the value of a flag in the environment, and the variable it is from.
+// lookup returns the value of a flag in the environment, and the variable it is from. An empty variable is one that is not
+// set: that is what an optional key of a ConfigMap may leave.
 func (e environment) lookup(flag string) (value, name string, ok bool) {
 	for _, name := range append([]string{envName(flag)}, aliases[flag]...) {
-		if value, ok := e[name]; ok && (value != "" || strings.HasPrefix(name, envPrefix)) {
+		if value := e[name]; value != "" {
 			return value, name, true
 		}
 	}
