@@ -42,11 +42,13 @@ const (
 // issuer is a running oidc-provider.
 type issuer struct {
 	url, dir  string
+	backend   string // where it listens
 	ca        []byte
 	clientKey []byte // PEM
 }
 
-func startIssuer(t *testing.T) *issuer {
+// startIssuer starts one that calls itself url; empty: by the address where it listens.
+func startIssuer(t *testing.T, url string) *issuer {
 	t.Helper()
 	dir := t.TempDir()
 	install := exec.Command("npm", "install", "--no-audit", "--no-fund", "--prefix", dir, issuerPackage)
@@ -54,7 +56,10 @@ func startIssuer(t *testing.T) *issuer {
 		t.Fatalf("npm install %s: %v\n%s", issuerPackage, err, out)
 	}
 	port := freePort(t)
-	i := &issuer{url: "https://127.0.0.1:" + port, dir: dir}
+	i := &issuer{url: url, backend: "https://127.0.0.1:" + port, dir: dir}
+	if url == "" {
+		i.url = i.backend
+	}
 	clientJWK := i.keys(t)
 	script, err := filepath.Abs("testdata/issuer.mjs")
 	if err != nil {
@@ -148,7 +153,7 @@ func (i *issuer) verify(t *testing.T, token string) *oidc.Verified {
 }
 
 func TestClientCredentials(t *testing.T) {
-	i := startIssuer(t)
+	i := startIssuer(t, "")
 	for _, client := range []string{"with-secret", "with-key"} {
 		token, err := tokens(t, i.config(t, client)).Token(t.Context())
 		if err != nil {
