@@ -12,7 +12,7 @@ import (
 type endlessSource struct{ zeros []byte }
 
 func (s endlessSource) Get(_ context.Context, r Range) (*Body, error) {
-	return &Body{ReadCloser: io.NopCloser(io.LimitReader(repeating{s.zeros}, r.Len)), Off: r.Off, Len: r.Len, Size: -1}, nil
+	return &Body{ReadCloser: io.NopCloser(io.LimitReader(repeating(s), r.Len)), Off: r.Off, Len: r.Len, Size: -1}, nil
 }
 
 func (endlessSource) Close() error   { return nil }

@@ -426,6 +426,7 @@ func TestHostileSenders(t *testing.T) {
 // TestOAEPOnly: an RSA key opens what OAEP with SHA-256 wrapped, and nothing of older making.
 func TestOAEPOnly(t *testing.T) {
 	public := &keys["RSA"]().(*rsa.PrivateKey).PublicKey
+	//lint:ignore SA1019 it is what must be refused
 	pkcs1, err := rsa.EncryptPKCS1v15(rand.Reader, public, fixedCEK)
 	if err != nil {
 		t.Fatal(err)

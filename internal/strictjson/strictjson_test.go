@@ -25,6 +25,7 @@ type document struct {
 	Items   []inner           `json:"items"`
 	Tags    map[string]string `json:"tags,omitempty"`
 	Deep    *inner            `json:"deep,omitempty"`
+	//lint:ignore U1000 a name that encoding/json does not see
 	hidden  int
 	Skipped func() `json:"-"`
 }

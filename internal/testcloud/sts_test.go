@@ -1,5 +1,7 @@
 package testcloud_test
 
+//lint:file-ignore SA1019 PackedPolicySize is what STS still sends beside its successor
+
 import (
 	"encoding/json"
 	"fmt"
