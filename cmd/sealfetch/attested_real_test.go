@@ -141,6 +141,22 @@ func TestTPMNeverAnswers(t *testing.T) {
 	v.notReleased(r)
 }
 
+// TestHungTPM: a TPM that never answers does not hold the run after a signal.
+func TestHungTPM(t *testing.T) {
+	v := newVault(t, nitrotpm.Options{})
+	v.tpm.HangOn(nitrotpm.CommandNSM)
+	p := v.start("evidence", "--attester", "nitrotpm")
+	await(t, "request to the TPM", func() bool { return slices.Contains(v.tpm.Commands(), nitrotpm.CommandNSM) })
+	begun := time.Now()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.wait().want(t, 143)
+	if took := time.Since(begun); took > 15*time.Second {
+		t.Errorf("it took %s to end", took)
+	}
+}
+
 // TestKMSNeverRecovers from throttling.
 func TestKMSNeverRecovers(t *testing.T) {
 	v := newVault(t, nitrotpm.Options{})

@@ -393,23 +393,6 @@ func TestSignalDuringCollection(t *testing.T) {
 	}
 }
 
-// TestHungTPM: a TPM that never answers does not hold the run after a signal.
-func TestHungTPM(t *testing.T) {
-	t.Parallel()
-	v := newVault(t, nitrotpm.Options{})
-	v.tpm.HangOn(nitrotpm.CommandNSM)
-	p := v.start("evidence", "--attester", "nitrotpm")
-	await(t, "request to the TPM", func() bool { return slices.Contains(v.tpm.Commands(), nitrotpm.CommandNSM) })
-	begun := time.Now()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	p.wait().want(t, 143)
-	if took := time.Since(begun); took > 15*time.Second {
-		t.Errorf("it took %s to end", took)
-	}
-}
-
 // TestIndexOfAKilledRun: what a killed run leaves in the TPM is in nobody's way, and goes once it is nobody's for sure.
 func TestIndexOfAKilledRun(t *testing.T) {
 	t.Parallel()
