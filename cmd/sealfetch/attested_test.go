@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -190,21 +191,24 @@ func ago(d time.Duration) func() time.Time {
 // replayDocuments records a good run's document, and has the TPM answer it again to the next.
 func replayDocuments(v *vault) {
 	v.t.Helper()
+	var mu sync.Mutex
 	var recorded [][]byte
-	replay := 0
 	replaying := false
 	v.inTheMiddle(func(command tpm2.TPMCC, response []byte) []byte {
+		mu.Lock()
+		defer mu.Unlock()
 		switch {
 		case command != tpm2.TPMCCNVRead:
 		case !replaying:
 			recorded = append(recorded, bytes.Clone(response))
-		case replay < len(recorded):
-			response = recorded[replay]
-			replay++
+		case len(recorded) > 0:
+			response, recorded = recorded[0], recorded[1:]
 		}
 		return response
 	})
 	v.loads()
+	mu.Lock()
+	defer mu.Unlock()
 	replaying = true
 }
 
