@@ -59,7 +59,7 @@ func child(ctx context.Context, argv []string) error {
 	f.Int64Var(&c.bytes, "bytes", 0, "")
 	f.IntVar(&c.connections, "connections", 16, "")
 	f.IntVar(&c.start, "start", 0, "")
-	f.Int64Var(&c.part, "part", 64<<20, "")
+	f.Int64Var(&c.part, "part", 256*sealfetch.WindowSize, "")
 	f.StringVar(&c.key, "key", "", "")
 	f.StringVar(&c.profile, "profile", "", "")
 	if err := f.Parse(argv[1:]); err != nil {
@@ -187,29 +187,43 @@ func childPlain(ctx context.Context, c childFlags) error {
 	defer source.Close()
 	plan := fetch.Plan{Window: sealfetch.WindowSize, Objects: objects}
 	sink := make(plainSink, len(objects))
+	var largest int64
 	for i := range objects {
 		o := &plan.Objects[i]
-		o.Source = source
-		if sink[i], err = os.Create(filepath.Join(c.dir, filepath.Base(o.Name))); err != nil {
+		o.Source, largest = source, max(largest, o.Size)
+		if sink[i].file, err = os.Create(filepath.Join(c.dir, filepath.Base(o.Name))); err != nil {
 			return err
 		}
-		defer sink[i].Close()
-		if err := sink[i].Truncate(o.Size); err != nil {
+		defer sink[i].file.Close()
+		if err := sink[i].file.Truncate(o.Size); err != nil {
 			return err
-		}
-		for off := int64(0); off < o.Size; off += c.part {
-			plan.Parts = append(plan.Parts, fetch.Part{Object: i, Off: off, Len: min(c.part, o.Size-off)})
 		}
 	}
-	limits := fetch.Limits{Connections: c.connections,
+	for off := int64(0); off < largest; off += c.part {
+		for i, o := range objects {
+			if off < o.Size {
+				plan.Parts = append(plan.Parts, fetch.Part{Object: i, Off: off, Len: min(c.part, o.Size-off)})
+			}
+		}
+	}
+	limits := fetch.Limits{Connections: c.connections, Start: c.start,
 		Retry: fetch.Retry{Attempts: 3, Base: 100 * time.Millisecond, Cap: time.Second, Stall: 30 * time.Second}}
 	return fetch.Stream(ctx, plan, sink, limits, new(fetch.Progress))
 }
 
-type plainSink []*os.File
+// plainSink writes as the shipped writer does: one writer at a time for each file.
+type plainSink []plainFile
+
+type plainFile struct {
+	busy sync.Mutex
+	file *os.File
+}
 
 func (s plainSink) Window(_ context.Context, object int, off int64, p []byte) error {
-	_, err := s[object].WriteAt(p, off)
+	f := &s[object]
+	f.busy.Lock()
+	defer f.busy.Unlock()
+	_, err := f.file.WriteAt(p, off)
 	return err
 }
 

@@ -147,7 +147,7 @@ func (b *bench) initStep(server *serverProcess, d dataset, flags ...string) step
 func (b *bench) ours(d dataset) []variant {
 	return []variant{
 		{name: "sealed", output: true, steps: func(s *serverProcess) []step { return []step{b.initStep(s, d)} }},
-		{name: "plain, same engine", steps: b.childStep("plain", d, "-dir", b.dst(), "-connections", "64")},
+		{name: "plain, same engine", steps: b.childStep("plain", d, "-dir", b.dst(), "-connections", "128", "-start", "16")},
 		{name: "sealed, nothing written", steps: func(s *serverProcess) []step {
 			return []step{{[]string{b.binary, "verify", "sealed+s3://" + bucket + "/" + d.name}, b.initEnv(s)}}
 		}},
