@@ -34,7 +34,7 @@ func newBench(o options) (*bench, error) {
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(o.binary); err != nil && !o.listOnly {
+	if _, err := os.Stat(o.binary); err != nil && !o.listOnly && o.docs == "" {
 		return nil, fmt.Errorf("sealfetch is not built: %w", err)
 	}
 	if o.peers, err = filepath.Abs(o.peers); err != nil {
@@ -308,6 +308,9 @@ func field(path, name string) string {
 func (b *bench) loadResults() (*results, error) {
 	r := &results{}
 	data, err := os.ReadFile(b.out)
+	if err == nil && b.docs != "" { // as it was, with the machine it was on
+		return r, json.Unmarshal(data, r)
+	}
 	if err == nil && (b.resume || b.only != "") {
 		if err := json.Unmarshal(data, r); err != nil {
 			return nil, fmt.Errorf("%s: %w", b.out, err)

@@ -1,7 +1,7 @@
 # The benchmark: included by the Makefile. bin/sealfetch is built by it.
 PEERS := bench/peers
 
-.PHONY: bench bench-full bench-gate bench-profile bench-micro bench-peers
+.PHONY: bench bench-full bench-gate bench-docs bench-profile bench-micro bench-peers
 
 bench: bin/sealfetch bin/bench          ## compare with plain downloads and other programs, under 5 minutes
 	bin/bench
@@ -11,6 +11,9 @@ bench-full: bin/sealfetch bin/bench     ## all scenarios at full size, about hal
 
 bench-gate: bin/sealfetch bin/bench     ## fail where decryption costs more than 1.45 times the CPU of a plain download
 	bin/bench -gate
+
+bench-docs: bin/bench                   ## put the results of bench-full into docs/performance.md
+	bin/bench -full -docs docs/performance.md
 
 bench-profile: bin/sealfetch bin/bench  ## a CPU profile of a load: ten functions, with what calls them
 	bin/bench -profile bin/load.pprof

@@ -27,6 +27,7 @@ type options struct {
 	listOnly  bool
 	limit     time.Duration
 	profile   string
+	docs      string
 }
 
 func main() {
@@ -67,6 +68,7 @@ func run(ctx context.Context, argv []string) error {
 	f.BoolVar(&o.keepNoise, "keep-noise", false, "keep runs that others disturbed, and do not wait for a quiet CPU")
 	f.DurationVar(&o.limit, "limit", 33*time.Minute, "after half of this, disturbed runs are kept")
 	f.StringVar(&o.profile, "profile", "", "only load a model a few times and write a CPU profile to `FILE`")
+	f.StringVar(&o.docs, "docs", "", "only put the results that are there into the page `FILE`")
 	f.BoolVar(&o.listOnly, "list", false, "list the scenarios")
 	if err := f.Parse(argv); err != nil {
 		return err
@@ -79,6 +81,9 @@ func run(ctx context.Context, argv []string) error {
 		return err
 	}
 	defer b.cleanUp()
+	if b.docs != "" {
+		return b.writeDocs(b.docs)
+	}
 	if b.profile != "" {
 		return b.profileLoad(ctx)
 	}
