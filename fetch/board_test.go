@@ -328,9 +328,9 @@ func TestConnectionsGrowWhereWindowsAreSlow(t *testing.T) {
 			first[request] = true
 			mu.Unlock()
 			if !known {
-				return sleep(ctx, 600*time.Millisecond)
+				return sleep(ctx, time.Duration(500+request*37%200)*time.Millisecond)
 			}
-			return sleep(ctx, 40*time.Millisecond)
+			return sleep(ctx, time.Duration(36+request%9)*time.Millisecond) // never all in step, as no network is
 		}
 		sizes := make([]int64, 300)
 		for i := range sizes {

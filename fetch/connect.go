@@ -54,9 +54,14 @@ func (s *stream) start(ctx context.Context, n int) {
 	}
 }
 
-// measure returns what n connections receive in a while, once they all do, and whether the stream is still running.
+// measure returns what n connections receive in a while, once they all do and no others, and whether the stream is still
+// running.
 func (s *stream) measure(ctx context.Context, n int) (got int64, running bool) {
-	for waited := time.Duration(0); s.flowing.Load() < int64(n) && waited < growSettle; waited += settlePoll {
+	for waited := time.Duration(0); ; waited += settlePoll {
+		flowing := s.flowing.Load()
+		if flowing == int64(n) || flowing < int64(n) && waited >= growSettle {
+			break // more than n are on their way out: they end with their parts
+		}
 		if !s.pass(ctx, settlePoll) {
 			return 0, false
 		}

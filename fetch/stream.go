@@ -84,7 +84,7 @@ type stream struct {
 	group    *errgroup.Group
 
 	received atomic.Int64 // bytes, windows that are not full yet among them
-	flowing  atomic.Int64 // connections that have had an answer
+	flowing  atomic.Int64 // connections that have had a byte
 }
 
 // connection is one of the stream's flows. Everything it reads passes through one buffer.
@@ -157,10 +157,6 @@ func (c *connection) request(ctx context.Context, r *reading) error {
 		return stalled(ctx, err)
 	}
 	defer body.Close()
-	if !c.answered {
-		c.answered = true
-		c.flowing.Add(1)
-	}
 	for {
 		off, n := r.claim(c.plan.Window)
 		if n == 0 {
@@ -188,6 +184,10 @@ func (c *connection) fill(body io.Reader, window []byte) error {
 	for len(window) > 0 {
 		n, err := body.Read(window)
 		c.received.Add(int64(n))
+		if !c.answered && n > 0 {
+			c.answered = true
+			c.flowing.Add(1)
+		}
 		if window = window[n:]; err != nil && len(window) > 0 {
 			return err
 		}
