@@ -57,7 +57,7 @@ e2e-renewal: ## ten minutes of downloading with credentials that last one
 
 .PHONY: e2e-attestation
 e2e-attestation: ## real attestation documents, which are downloaded; a TPM and a KMS that never answer
-	$(E2E) -run 'TestRealDocuments|TestTPMNeverAnswers|TestHungTPM|TestKMSNeverRecovers' ./cmd/sealfetch
+	$(E2E) -run 'TestRealDocuments|TestTPMNeverAnswers|TestHungTPM|TestServicesThatNeverAnswer|TestKMSNeverRecovers' ./cmd/sealfetch
 
 .PHONY: e2e-swtpm
 e2e-swtpm: ## the TPM code against swtpm

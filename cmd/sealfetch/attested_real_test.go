@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -11,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -20,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealfetch/sealfetch/internal/testcloud"
 	"github.com/sealfetch/sealfetch/internal/testcloud/nitrotpm"
 )
 
@@ -155,6 +159,52 @@ func TestHungTPM(t *testing.T) {
 	if took := time.Since(begun); took > 15*time.Second {
 		t.Errorf("it took %s to end", took)
 	}
+}
+
+// TestServicesThatNeverAnswer take a connection and a request, and then nothing happens.
+func TestServicesThatNeverAnswer(t *testing.T) {
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or the server would not notice that the client is gone
+		<-r.Context().Done()
+	}))
+	t.Cleanup(silent.Close)
+	t.Run("STS", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, testcloud.Options{})
+		s.env["AWS_ENDPOINT_URL_STS"] = silent.URL
+		s.refused(s.patiently("init", "--attempts", "1", siteURI, s.dest()), 20, "sts:AssumeRoleWithWebIdentity")
+	})
+	t.Run("KMS", func(t *testing.T) {
+		t.Parallel()
+		v := newVault(t, nitrotpm.Options{})
+		v.grantAnyMachine()
+		v.env["AWS_ENDPOINT_URL_KMS"] = silent.URL
+		v.refused(v.patiently("init", siteURI, v.dest()), 20, "kms:Decrypt")
+	})
+	t.Run("issuer", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, testcloud.Options{})
+		secretFile(t, s)
+		s.env["SEALFETCH_OIDC_ISSUER"] = silent.URL
+		s.refused(s.patiently("init", "--attempts", "1", siteURI, s.dest()), 20, "OIDC request to")
+	})
+}
+
+// patiently runs what takes longer than other tests wait.
+func (s *site) patiently(args ...string) result {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
+	defer cancel()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir, cmd.Env, cmd.Stderr = s.dir, []string{}, &stderr
+	for name, value := range s.env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	begun := time.Now()
+	err := cmd.Run()
+	s.t.Logf("it took %s", time.Since(begun).Round(time.Second))
+	return result{args: args, code: exitCode(err), stderr: stderr.String()}
 }
 
 // TestKMSNeverRecovers from throttling.

@@ -152,8 +152,12 @@ func (s *settings) httpClient(moreCA []byte) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
+	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &http.Client{Transport: transport, CheckRedirect: noRedirect, Timeout: serviceTimeout}, nil
 }
+
+// serviceTimeout is for one request to STS, KMS or an issuer, whose answers are small.
+const serviceTimeout = 20 * time.Second
 
 // chain makes the hops after the first credentials.
 func (i identitySettings) chain() ([]identity.Hop, error) {
