@@ -389,12 +389,11 @@ func TestSignalDuringCollection(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.tpm.HangOn(0)
-	v.tpm.Release()
-	v.refused(p.wait(), 143, "stopped by signal: terminated")
+	time.AfterFunc(200*time.Millisecond, v.tpm.Release) // it comes back within the time that the command is given
+	r := p.wait()
+	v.refused(r, 143, "stopped by signal: terminated")
+	v.notReleased(r)
 	v.leavesNothing()
-	if asked := v.decrypts(); len(asked) > 0 {
-		t.Errorf("KMS was asked %+v", asked)
-	}
 }
 
 // TestIndexOfAKilledRun: what a killed run leaves in the TPM is in nobody's way, and goes once it is nobody's for sure.
