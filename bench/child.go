@@ -321,7 +321,7 @@ func gcm() (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// childOpen opens chunks out of a hot window, over and over: the floor of decryption.
+// childOpen opens chunks out of one hot window into another, over and over: the floor of decryption.
 func childOpen(_ context.Context, c childFlags) error {
 	aead, err := gcm()
 	if err != nil {
@@ -338,12 +338,13 @@ func childOpen(_ context.Context, c childFlags) error {
 	}
 	plaintext := make([][]byte, c.connections)
 	for i := range plaintext {
-		plaintext[i] = make([]byte, decrypt.ChunkSize)
+		plaintext[i] = make([]byte, windowPlain)
 	}
 	return c.share(func(worker int, _ int64) error {
 		for k := range windowChunks {
 			chunk := buffers[worker][k*decrypt.SealedChunkSize : (k+1)*decrypt.SealedChunkSize]
-			if _, err := aead.Open(plaintext[worker][:0], nonce, chunk, nil); err != nil {
+			out := plaintext[worker][k*decrypt.ChunkSize : k*decrypt.ChunkSize : (k+1)*decrypt.ChunkSize]
+			if _, err := aead.Open(out, nonce, chunk, nil); err != nil {
 				return err
 			}
 		}

@@ -146,7 +146,8 @@ func anonTree(pid int) float64 {
 // ticks is the kernel's USER_HZ, which is 100 on every Linux port that Go knows.
 const ticks = 100
 
-// machineBusy returns the CPU seconds that all cores have worked, those stolen by the host among them.
+// machineBusy returns the CPU seconds that all cores have worked, those stolen by the host among them, but not those of
+// interrupts: on loopback they are the transfer's own, and belong to no process.
 func machineBusy() float64 {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -155,7 +156,7 @@ func machineBusy() float64 {
 	line, _, _ := strings.Cut(string(stat), "\n")
 	var busy float64
 	for i, field := range strings.Fields(line)[1:] {
-		if v, err := strconv.ParseFloat(field, 64); err == nil && i != 3 && i != 4 && i < 8 { // neither idle nor iowait
+		if v, err := strconv.ParseFloat(field, 64); err == nil && (i < 3 || i == 7) { // user, nice, system, steal
 			busy += v
 		}
 	}

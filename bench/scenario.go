@@ -105,7 +105,7 @@ func (b *bench) slowScenarios(big, small dataset) []scenario {
 			server: rtt, variants: concat(b.ours(one)[:1], b.fixed(8, 16, 64))},
 		{name: "rtt-loss", title: "the same, connections as slow as 1 % loss makes them (Mathis et al.)", data: one,
 			rounds: 3, server: append([]string{"-conn-rate", fmt.Sprintf("%.0f", lossRate(20*time.Millisecond, 0.01))}, rtt...),
-			variants: concat(b.ours(one)[:1], b.fixed(16, 64, 128))},
+			variants: concat(b.ours(one)[:1], b.fixed(64, 128))},
 		{name: "jwe", title: "one file of 512 MiB: KServe's download and JWE decryption, age, and sealed", data: jwe,
 			rounds: 3, afterData: b.encryptForPeers, variants: concat(b.ours(jwe)[:1], b.secondSteps(jwe))},
 		{name: "huge", title: "one file of 8 GiB, HTTP", data: huge, rounds: 3,
