@@ -59,6 +59,9 @@ func Open(message []byte, key *rsa.PrivateKey) (*secret.Key, error) {
 	if id := sha256.Sum256(spki); !bytes.Equal(id[:], e.recipient) {
 		return nil, errors.New("the message is for another key")
 	}
+	if len(e.encryptedKey) != key.Size() { // crypto/rsa takes a ciphertext without its leading zero bytes, too
+		return nil, errDecrypt
+	}
 	contentKey, err := rsa.DecryptOAEP(sha256.New(), nil, key, e.encryptedKey, nil)
 	if err != nil || len(contentKey) != contentKeySize {
 		clear(contentKey)
