@@ -39,6 +39,7 @@ type board struct {
 	done   chan struct{}
 
 	waited  atomic.Int64 // nanoseconds that windows took to arrive
+	sunk    atomic.Int64 // nanoseconds that the sink took for them
 	windows atomic.Int64
 
 	mu      sync.Mutex
@@ -187,7 +188,7 @@ type reading struct {
 	moving  bool // a request is under way, not a pause between two
 	from    int64
 	begun   time.Time // of the request, at from
-	since   time.Time // when the owner began to wait for what it is waiting for
+	since   time.Time // when the owner began to wait for what it is waiting for: the network or the sink
 	cancel  context.CancelCauseFunc
 }
 
@@ -226,9 +227,10 @@ func (r *reading) arrived() bool {
 	if r.taken {
 		return false
 	}
-	r.sinking = true
-	r.board.waited.Add(int64(time.Since(r.since)))
+	now := time.Now()
+	r.board.waited.Add(int64(now.Sub(r.since)))
 	r.board.windows.Add(1)
+	r.sinking, r.since = true, now
 	return true
 }
 
@@ -236,8 +238,10 @@ func (r *reading) arrived() bool {
 func (r *reading) delivered() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := time.Now()
+	r.board.sunk.Add(int64(now.Sub(r.since)))
 	r.off += r.window
-	r.window, r.sinking = 0, false
+	r.window, r.sinking, r.since = 0, false, now
 }
 
 func (r *reading) position() int64 {

@@ -383,6 +383,25 @@ func TestConnectionsShrinkWhereTheLinkIsFull(t *testing.T) {
 	})
 }
 
+// TestConnectionsStayWhereTheSinkIsSlow has the network be faster than the sink.
+func TestConnectionsStayWhereTheSinkIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, time.Millisecond) }}
+		sizes := make([]int64, 100)
+		for i := range sizes {
+			sizes[i] = 100 * testWindow
+		}
+		sink := &slowSink{countingSink: newCountingSink(sizes...), d: 3 * time.Millisecond}
+		if err := streamed(t, planOf(src, sizes...), sink, 4, 64); err != nil {
+			t.Fatal(err)
+		}
+		sink.checkOnce(t)
+		if src.most != 4 {
+			t.Errorf("up to %d connections, where 4 keep the sink busy", src.most)
+		}
+	})
+}
+
 func TestStreamEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, time.Second) }}

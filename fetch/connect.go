@@ -17,6 +17,9 @@ const (
 	growRest = 5 * time.Second
 	// worthGrowing is the throughput, over that of half as many connections, that justifies them.
 	worthGrowing = 1.1
+	// mostBusy is the share of their time that connections may spend at the sink. Beyond it the data is waiting for
+	// this machine, not this machine for the data, and more connections would only push each other out of its caches.
+	mostBusy = 0.5
 )
 
 // connect starts connections and adapts their number until the stream ends. Fewer are kept where more did not help.
@@ -27,18 +30,21 @@ func (s *stream) connect(ctx context.Context, limits Limits) {
 	}
 	s.start(ctx, n)
 	for good, best := n, int64(0); n < limits.Connections; {
-		got, running := s.measure(ctx, n)
+		got, busy, running := s.measure(ctx, n)
 		switch {
 		case !running:
 			return
 		case got == 0: // the first bytes are still to come
-		case float64(got) > worthGrowing*float64(best):
+		case busy <= mostBusy && float64(got) > worthGrowing*float64(best):
 			good, best = n, got
 			n = min(2*n, limits.Connections)
 			s.start(ctx, n)
 		default:
-			n, best = good, 0
-			s.start(ctx, n)
+			if float64(got) <= worthGrowing*float64(best) {
+				n = good
+				s.start(ctx, n)
+			}
+			good, best = n, 0
 			if !s.pass(ctx, growRest) {
 				return
 			}
@@ -54,21 +60,22 @@ func (s *stream) start(ctx context.Context, n int) {
 	}
 }
 
-// measure returns what n connections receive in a while, once they all do and no others, and whether the stream is still
-// running.
-func (s *stream) measure(ctx context.Context, n int) (got int64, running bool) {
+// measure returns what n connections receive in a while, once they all do and no others, which share of the time they
+// spend at the sink, and whether the stream is still running.
+func (s *stream) measure(ctx context.Context, n int) (got int64, busy float64, running bool) {
 	for waited := time.Duration(0); ; waited += settlePoll {
 		flowing := s.flowing.Load()
 		if flowing == int64(n) || flowing < int64(n) && waited >= growSettle {
 			break // more than n are on their way out: they end with their parts
 		}
 		if !s.pass(ctx, settlePoll) {
-			return 0, false
+			return 0, 0, false
 		}
 	}
-	before := s.received.Load()
+	received, sunk, begun := s.received.Load(), s.board.sunk.Load(), time.Now()
 	running = s.pass(ctx, growEvery)
-	return s.received.Load() - before, running
+	spent := float64(time.Since(begun)) * float64(n)
+	return s.received.Load() - received, float64(s.board.sunk.Load()-sunk) / spent, running
 }
 
 // pass waits, and reports whether the stream is still running.
