@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealfetch/sealfetch/fetch/identity"
 	"github.com/sealfetch/sealfetch/internal/fault"
 )
 
@@ -64,10 +65,11 @@ func certPool(pem []byte) (*x509.CertPool, error) {
 type httpSource struct {
 	uri    URI
 	client *http.Client
+	bearer identity.TokenProvider // nil = none
 }
 
-func openHTTP(u URI, transport *http.Transport) *httpSource {
-	return &httpSource{u, &http.Client{Transport: transport, CheckRedirect: stayOnHTTPS}}
+func openHTTP(u URI, transport *http.Transport, bearer identity.TokenProvider) *httpSource {
+	return &httpSource{u, &http.Client{Transport: transport, CheckRedirect: stayOnHTTPS}, bearer}
 }
 
 // stayOnHTTPS follows a few redirects, never to a scheme that gives up TLS.
@@ -100,7 +102,7 @@ func (s *httpSource) Get(ctx context.Context, r Range) (*Body, error) {
 	if r.Pin.ETag != "" {
 		req.Header.Set("If-Match", r.Pin.ETag)
 	}
-	resp, err := s.client.Do(req)
+	resp, err := s.send(req)
 	if err != nil {
 		return nil, s.failed(ctx, r, err)
 	}
@@ -109,6 +111,26 @@ func (s *httpSource) Get(ctx context.Context, r Range) (*Body, error) {
 		resp.Body.Close()
 	}
 	return body, err
+}
+
+// send sends a request with the bearer token, if there is one, and once more with a new one if that is refused.
+// net/http does not pass the token on to another host that a redirect leads to.
+func (s *httpSource) send(req *http.Request) (*http.Response, error) {
+	for attempt := 1; ; attempt++ {
+		if s.bearer != nil {
+			token, err := s.bearer.Token(req.Context())
+			if err != nil {
+				return nil, err
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := s.client.Do(req)
+		if err != nil || s.bearer == nil || resp.StatusCode != http.StatusUnauthorized || attempt > 1 {
+			return resp, err
+		}
+		resp.Body.Close()
+		s.bearer.Invalidate()
+	}
 }
 
 // failed classes a request that brought no answer.

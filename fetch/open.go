@@ -6,12 +6,15 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	smithymw "github.com/aws/smithy-go/middleware"
+
+	"github.com/sealfetch/sealfetch/fetch/identity"
 )
 
 // Opener makes sources and stores with one configuration and one pool of connections.
 type Opener struct {
 	S3        func(ctx context.Context, u URI) (S3Config, error) // asked once for each S3 URI, nil where none is used
 	Transport *http.Transport
+	Bearer    identity.TokenProvider // tokens for https stores (RFC 6750); nil = requests carry none
 }
 
 // Source opens the place of a model for reading. No request is sent for S3 and https.
@@ -24,7 +27,7 @@ func (o Opener) Source(ctx context.Context, u URI) (Source, error) {
 		}
 		return openS3(u, config, o.Transport), nil
 	case "https":
-		return openHTTP(u, o.Transport), nil
+		return openHTTP(u, o.Transport, o.Bearer), nil
 	default:
 		source, err := openFiles(u)
 		if err != nil {

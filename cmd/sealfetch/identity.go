@@ -44,6 +44,7 @@ type identitySettings struct {
 type oidcSettings struct {
 	issuer, clientID, secretFile, keyFile, audience, ca string
 	scopes                                              list
+	bearer                                              bool
 }
 
 func (s *settings) identityFlags() {
@@ -70,6 +71,7 @@ func (s *settings) identityFlags() {
 	f.StringVar(&o.keyFile, "oidc-client-key-file", "", "`FILE` with the client's private key (JWK or PEM), for private_key_jwt")
 	f.StringVar(&o.audience, "oidc-audience", "", "`AUDIENCE` to ask the token for; default sts.amazonaws.com")
 	f.Var(&o.scopes, "oidc-scope", "`SCOPE` to ask for; repeatable")
+	f.BoolVar(&o.bearer, "oidc-bearer", false, "send the token to https stores, too, as bearer; set --oidc-audience to what they expect")
 	f.StringVar(&o.ca, "oidc-ca", "", "`FILE` with PEM certificates of the issuer's authorities; beside those of --ca-bundle and the system's")
 }
 

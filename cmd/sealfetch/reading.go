@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealfetch/sealfetch"
 	"github.com/sealfetch/sealfetch/fetch"
+	"github.com/sealfetch/sealfetch/fetch/identity"
 	"github.com/sealfetch/sealfetch/internal/fault"
 	"github.com/sealfetch/sealfetch/internal/keyfile"
 )
@@ -184,12 +185,28 @@ func (s *settings) opener(connections int) (fetch.Opener, error) {
 	if err != nil {
 		return fetch.Opener{}, err
 	}
-	return fetch.Opener{Transport: transport, S3: func(ctx context.Context, _ fetch.URI) (fetch.S3Config, error) {
+	bearer, err := s.bearer()
+	if err != nil {
+		return fetch.Opener{}, err
+	}
+	return fetch.Opener{Transport: transport, Bearer: bearer, S3: func(ctx context.Context, _ fetch.URI) (fetch.S3Config, error) {
 		credentials, err := s.credentials(ctx)
 		return fetch.S3Config{Credentials: credentials, Region: orElse(t.region, "us-east-1"), Endpoint: t.endpoint,
 			PathStyle: t.pathStyle(), Accelerate: t.accelerate, DualStack: t.dualStack, FIPS: t.fips,
 			ExpectedBucketOwner: t.bucketOwner, RequesterPays: t.requesterPays, AppID: appID}, err
 	}}, nil
+}
+
+// bearer returns the tokens for https stores, or nil.
+func (s *settings) bearer() (identity.TokenProvider, error) {
+	o := s.store.identity.oidc
+	switch {
+	case !o.bearer:
+		return nil, nil
+	case o.issuer == "":
+		return nil, fault.New(fault.Usage, "name the issuer: --oidc-issuer", "--oidc-bearer has no token to send")
+	}
+	return s.oidcTokens()
 }
 
 // maxCABundle is the largest file of certificates that is read, in bytes.
