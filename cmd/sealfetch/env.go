@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -36,7 +37,7 @@ func envName(flag string) string {
 }
 
 // checkNames refuses a SEALFETCH_ variable that no flag has: a misspelt setting must not be a silent one. Those that
-// Kubernetes makes for a Service called sealfetch pass.
+// Kubernetes makes for Services called sealfetch or sealfetch-… pass.
 func (e environment) checkNames(known map[string]bool) error {
 	var unknown []string
 	for name := range e {
@@ -52,11 +53,11 @@ func (e environment) checkNames(known map[string]bool) error {
 		"unknown setting %s", strings.Join(unknown, ", "))
 }
 
-// fromService reports whether Kubernetes makes the variable for a Service named sealfetch.
-func fromService(name string) bool {
-	rest := strings.TrimPrefix(name, envPrefix)
-	return rest == "PORT" || strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_")
-}
+// serviceLink is the end of a variable that Kubernetes makes for a Service in the pod's namespace. No setting ends so.
+var serviceLink = regexp.MustCompile(`_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// fromService reports whether Kubernetes makes the variable, for a Service named sealfetch or sealfetch-….
+func fromService(name string) bool { return serviceLink.MatchString(name) }
 
 // aliases are the variables of AWS and of KServe that stand for a flag, the first one set wins. They rank below the
 // flag's own variable.
