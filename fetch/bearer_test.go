@@ -46,8 +46,12 @@ func TestBearer(t *testing.T) {
 	transport := store.Client().Transport.(*http.Transport).Clone()
 	transport.TLSClientConfig.InsecureSkipVerify = true // two servers with a certificate each; names are not the point
 	retry := fetch.Retry{Attempts: 1, Base: time.Millisecond, Cap: time.Millisecond, Stall: time.Minute}
+	host := strings.TrimPrefix(store.URL, "https://")
 	get := func(path string, opener fetch.Opener) error {
-		source, err := opener.Source(t.Context(), fetch.URI{Scheme: "https", Host: strings.TrimPrefix(store.URL, "https://"), Path: path})
+		if opener.BearerHosts == nil {
+			opener.BearerHosts = []string{host}
+		}
+		source, err := opener.Source(t.Context(), fetch.URI{Scheme: "https", Host: host, Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,6 +70,10 @@ func TestBearer(t *testing.T) {
 	}
 	if err := get("/m", fetch.Opener{Transport: transport}); fault.Of(err) != fault.Access {
 		t.Errorf("no token: %v", err)
+	}
+	asked = nil
+	if err := get("/m", fetch.Opener{Transport: transport, Bearer: &countedTokens{}, BearerHosts: []string{"store.example"}}); fault.Of(err) != fault.Access || strings.Join(asked, "") != "" {
+		t.Errorf("a host that is not listed: %v, and it saw %q", err, asked)
 	}
 	if err := get("/moved", fetch.Opener{Transport: transport, Bearer: &countedTokens{}}); err != nil || len(elsewhere) != 1 || elsewhere[0] != "" {
 		t.Errorf("redirected: %v, the other host saw %q", err, elsewhere)

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	smithymw "github.com/aws/smithy-go/middleware"
@@ -15,6 +16,9 @@ type Opener struct {
 	S3        func(ctx context.Context, u URI) (S3Config, error) // asked once for each S3 URI, nil where none is used
 	Transport *http.Transport
 	Bearer    identity.TokenProvider // tokens for https stores (RFC 6750); nil = requests carry none
+	// BearerHosts are the hosts, with their port where a URI has one, that get the token. Whoever may write a URI must
+	// not be able to have it sent to a host of theirs.
+	BearerHosts []string
 }
 
 // Source opens the place of a model for reading. No request is sent for S3 and https.
@@ -27,6 +31,9 @@ func (o Opener) Source(ctx context.Context, u URI) (Source, error) {
 		}
 		return openS3(u, config, o.Transport), nil
 	case "https":
+		if !slices.Contains(o.BearerHosts, u.Host) {
+			o.Bearer = nil
+		}
 		return openHTTP(u, o.Transport, o.Bearer), nil
 	default:
 		source, err := openFiles(u)

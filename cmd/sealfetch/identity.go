@@ -43,8 +43,7 @@ type identitySettings struct {
 // oidcSettings are a client of an OpenID Connect issuer, such as Keycloak.
 type oidcSettings struct {
 	issuer, clientID, secretFile, keyFile, audience, ca string
-	scopes                                              list
-	bearer                                              bool
+	scopes, bearerHosts                                 list
 }
 
 func (s *settings) identityFlags() {
@@ -71,7 +70,7 @@ func (s *settings) identityFlags() {
 	f.StringVar(&o.keyFile, "oidc-client-key-file", "", "`FILE` with the client's private key (JWK or PEM), for private_key_jwt")
 	f.StringVar(&o.audience, "oidc-audience", "", "`AUDIENCE` to ask the token for; default sts.amazonaws.com")
 	f.Var(&o.scopes, "oidc-scope", "`SCOPE` to ask for; repeatable")
-	f.BoolVar(&o.bearer, "oidc-bearer", false, "send the token to https stores, too, as bearer; set --oidc-audience to what they expect")
+	f.Var(&o.bearerHosts, "oidc-bearer", "`HOST` of an https store that is sent the token, too, as bearer; set --oidc-audience to what it expects; repeatable")
 	f.StringVar(&o.ca, "oidc-ca", "", "`FILE` with PEM certificates of the issuer's authorities; beside those of --ca-bundle and the system's")
 }
 

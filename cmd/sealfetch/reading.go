@@ -189,7 +189,7 @@ func (s *settings) opener(connections int) (fetch.Opener, error) {
 	if err != nil {
 		return fetch.Opener{}, err
 	}
-	return fetch.Opener{Transport: transport, Bearer: bearer, S3: func(ctx context.Context, _ fetch.URI) (fetch.S3Config, error) {
+	return fetch.Opener{Transport: transport, Bearer: bearer, BearerHosts: t.identity.oidc.bearerHosts, S3: func(ctx context.Context, _ fetch.URI) (fetch.S3Config, error) {
 		credentials, err := s.credentials(ctx)
 		return fetch.S3Config{Credentials: credentials, Region: orElse(t.region, "us-east-1"), Endpoint: t.endpoint,
 			PathStyle: t.pathStyle(), Accelerate: t.accelerate, DualStack: t.dualStack, FIPS: t.fips,
@@ -201,7 +201,7 @@ func (s *settings) opener(connections int) (fetch.Opener, error) {
 func (s *settings) bearer() (identity.TokenProvider, error) {
 	o := s.store.identity.oidc
 	switch {
-	case !o.bearer:
+	case len(o.bearerHosts) == 0:
 		return nil, nil
 	case o.issuer == "":
 		return nil, fault.New(fault.Usage, "name the issuer: --oidc-issuer", "--oidc-bearer has no token to send")
