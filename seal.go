@@ -193,7 +193,8 @@ func (p *publication) putData(ctx context.Context) error {
 	return nil
 }
 
-// fill seals one part of an object: the header where it begins the object, then whole chunks, each in place.
+// fill seals one part of an object: the header where it begins the object, then whole chunks. Files are read a window
+// at a time, so that it is still in the core's cache when it is sealed.
 func (p *publication) fill(ctx context.Context, i int, off int64, part []byte) error {
 	object := p.manifest.Objects[i]
 	if off == 0 {
@@ -203,19 +204,24 @@ func (p *publication) fill(ctx context.Context, i int, off int64, part []byte) e
 	chunk := (off - decrypt.HeaderSize) / decrypt.SealedChunkSize
 	content := newContent(p.files, p.contents[i], p.manifest)
 	defer content.close()
-	for ; len(part) > 0; chunk++ {
+	buf := make([]byte, min(windowChunks*decrypt.ChunkSize, len(part)))
+	for window := range slices.Chunk(part, WindowSize) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		size := min(len(part), decrypt.SealedChunkSize)
-		plaintext := part[:size-decrypt.TagSize]
+		chunks := (len(window) + decrypt.SealedChunkSize - 1) / decrypt.SealedChunkSize
+		plaintext := buf[:len(window)-chunks*decrypt.TagSize]
 		if err := content.readAt(plaintext, chunk*decrypt.ChunkSize); err != nil {
 			return err
 		}
-		if _, err := p.sealers[i].Seal(chunk, part[:0:size], plaintext); err != nil {
-			return fmt.Errorf("sealing %s: %w", object.Name, err)
+		for sealed := range slices.Chunk(window, decrypt.SealedChunkSize) {
+			n := len(sealed) - decrypt.TagSize
+			if _, err := p.sealers[i].Seal(chunk, sealed[:0], plaintext[:n]); err != nil {
+				return fmt.Errorf("sealing %s: %w", object.Name, err)
+			}
+			plaintext = plaintext[n:]
+			chunk++
 		}
-		part = part[size:]
 	}
 	return nil
 }
