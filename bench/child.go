@@ -11,10 +11,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealfetch/sealfetch"
 	"github.com/sealfetch/sealfetch/decrypt"
@@ -41,7 +44,7 @@ type childFlags struct {
 // child does one piece of work in a process of its own, so that wait4 tells what it costs.
 func child(ctx context.Context, argv []string) error {
 	kinds := map[string]func(context.Context, childFlags) error{
-		"receive": childReceive, "plain": childPlain, "gcm-open": childOpen, "gcm-seal": childSeal,
+		"receive": childReceive, "bare": childBare, "plain": childPlain, "gcm-open": childOpen, "gcm-seal": childSeal,
 		"get-bare": childGetBare, "get-source": childGetSource,
 		"write": childWrite, "read": childRead, "upload": childUpload, "profile": childProfile,
 	}
@@ -113,6 +116,42 @@ func (c childFlags) opener() (fetch.Opener, error) {
 
 // childReceive reads ranges with bare net/http and drops them: the floor of receiving.
 func childReceive(ctx context.Context, c childFlags) error {
+	return c.receive(ctx, func(int, int64, []byte) error { return nil })
+}
+
+// childBare does the steps of a load with nothing around them: no signature, no check, no retry, and one key for all.
+// It is the floor of what they cost together, which is more than each costs apart: they share caches and memory.
+func childBare(ctx context.Context, c childFlags) error {
+	objects, err := c.parseObjects()
+	if err != nil {
+		return err
+	}
+	aead, err := gcm()
+	if err != nil {
+		return err
+	}
+	nonce := make([]byte, aead.NonceSize())
+	sink, err := c.plainSink(objects)
+	if err != nil {
+		return err
+	}
+	defer sink.close()
+	return c.receive(ctx, func(object int, off int64, window []byte) error {
+		pieces := make([][]byte, 0, windowChunks)
+		for chunk := range slices.Chunk(window, decrypt.SealedChunkSize) {
+			plaintext := chunk[:max(0, len(chunk)-decrypt.TagSize)]
+			aead.Seal(plaintext[:0], nonce, plaintext, nil) // costs what opening costs, and needs no true tag
+			pieces = append(pieces, plaintext)
+		}
+		return sink.write(object, func(f *os.File) error {
+			_, err := unix.Pwritev(int(f.Fd()), pieces, off/decrypt.SealedChunkSize*decrypt.ChunkSize)
+			return err
+		})
+	})
+}
+
+// receive reads the objects in ranges with bare net/http, window by window.
+func (c childFlags) receive(ctx context.Context, use func(object int, off int64, window []byte) error) error {
 	objects, err := c.parseObjects()
 	if err != nil {
 		return err
@@ -121,39 +160,54 @@ func childReceive(ctx context.Context, c childFlags) error {
 	if err != nil {
 		return err
 	}
-	type part struct {
-		url    string
-		off, n int64
-	}
-	parts := make(chan part, 1<<16)
-	for _, o := range objects {
-		for off := int64(0); off < o.Size; off += c.part {
-			parts <- part{c.endpoint + "/" + c.bucket + "/" + c.prefix + "/" + o.Name, off, min(c.part, o.Size-off)}
-		}
+	parts := make(chan fetch.Part, 1<<16)
+	for _, part := range c.parts(objects) {
+		parts <- part
 	}
 	close(parts)
 	return parallel(c.connections, func(int) error {
 		buf := make([]byte, sealfetch.WindowSize)
 		for p := range parts {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, nil)
+			url := c.endpoint + "/" + c.bucket + "/" + c.prefix + "/" + objects[p.Object].Name
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 			if err != nil {
 				return err
 			}
-			req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", p.off, p.off+p.n-1))
+			req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", p.Off, p.Off+p.Len-1))
 			resp, err := transport.RoundTrip(req)
 			if err != nil {
 				return err
 			}
-			for got := int64(0); got < p.n; {
-				n, err := io.ReadFull(resp.Body, buf[:min(int64(len(buf)), p.n-got)])
-				if got += int64(n); err != nil {
+			for got := int64(0); got < p.Len; {
+				n, err := io.ReadFull(resp.Body, buf[:min(int64(len(buf)), p.Len-got)])
+				if err != nil {
 					return err
 				}
+				if err := use(p.Object, p.Off+got, buf[:n]); err != nil {
+					return err
+				}
+				got += int64(n)
 			}
 			resp.Body.Close()
 		}
 		return nil
 	})
+}
+
+// parts cuts the objects and takes them in turns, as a load does.
+func (c childFlags) parts(objects []fetch.Object) (parts []fetch.Part) {
+	var largest int64
+	for _, o := range objects {
+		largest = max(largest, o.Size)
+	}
+	for off := int64(0); off < largest; off += c.part {
+		for i, o := range objects {
+			if off < o.Size {
+				parts = append(parts, fetch.Part{Object: i, Off: off, Len: min(c.part, o.Size-off)})
+			}
+		}
+	}
+	return parts
 }
 
 func parallel(n int, work func(i int) error) error {
@@ -185,27 +239,15 @@ func childPlain(ctx context.Context, c childFlags) error {
 		return err
 	}
 	defer source.Close()
-	plan := fetch.Plan{Window: sealfetch.WindowSize, Objects: objects}
-	sink := make(plainSink, len(objects))
-	var largest int64
 	for i := range objects {
-		o := &plan.Objects[i]
-		o.Source, largest = source, max(largest, o.Size)
-		if sink[i].file, err = os.Create(filepath.Join(c.dir, filepath.Base(o.Name))); err != nil {
-			return err
-		}
-		defer sink[i].file.Close()
-		if err := sink[i].file.Truncate(o.Size); err != nil {
-			return err
-		}
+		objects[i].Source = source
 	}
-	for off := int64(0); off < largest; off += c.part {
-		for i, o := range objects {
-			if off < o.Size {
-				plan.Parts = append(plan.Parts, fetch.Part{Object: i, Off: off, Len: min(c.part, o.Size-off)})
-			}
-		}
+	sink, err := c.plainSink(objects)
+	if err != nil {
+		return err
 	}
+	defer sink.close()
+	plan := fetch.Plan{Window: sealfetch.WindowSize, Objects: objects, Parts: c.parts(objects)}
 	limits := fetch.Limits{Connections: c.connections, Start: c.start,
 		Retry: fetch.Retry{Attempts: 3, Base: 100 * time.Millisecond, Cap: time.Second, Stall: 30 * time.Second}}
 	return fetch.Stream(ctx, plan, sink, limits, new(fetch.Progress))
@@ -219,12 +261,45 @@ type plainFile struct {
 	file *os.File
 }
 
-func (s plainSink) Window(_ context.Context, object int, off int64, p []byte) error {
+// plainSink makes a file of each object's size.
+func (c childFlags) plainSink(objects []fetch.Object) (_ plainSink, err error) {
+	sink := make(plainSink, len(objects))
+	defer func() {
+		if err != nil {
+			sink.close()
+		}
+	}()
+	for i, o := range objects {
+		if sink[i].file, err = os.Create(filepath.Join(c.dir, filepath.Base(o.Name))); err != nil {
+			return nil, err
+		}
+		if err := sink[i].file.Truncate(o.Size); err != nil {
+			return nil, err
+		}
+	}
+	return sink, nil
+}
+
+func (s plainSink) write(object int, write func(*os.File) error) error {
 	f := &s[object]
 	f.busy.Lock()
 	defer f.busy.Unlock()
-	_, err := f.file.WriteAt(p, off)
-	return err
+	return write(f.file)
+}
+
+func (s plainSink) Window(_ context.Context, object int, off int64, p []byte) error {
+	return s.write(object, func(f *os.File) error {
+		_, err := f.WriteAt(p, off)
+		return err
+	})
+}
+
+func (s plainSink) close() {
+	for i := range s {
+		if s[i].file != nil {
+			s[i].file.Close()
+		}
+	}
 }
 
 // requests is how many small ranges the children below ask for.

@@ -58,11 +58,11 @@ func (b *bench) scenarios() []scenario {
 	small := dataset{name: "small", files: 2000, size: 100 << 10, plain: true}
 	quick := []scenario{
 		{name: "big", title: fmt.Sprintf("%d x %s, HTTP, two cores", big.files, human(big.size)), data: big, rounds: rounds,
-			variants: concat(b.ours(big), b.floors(big), b.plainPeers(big, "data/"))},
+			variants: concat(b.ours(big), b.bare(big), b.floors(big), b.plainPeers(big, "data/"))},
 		{name: "one-core", title: "the same, client on one core, server on the other", data: big, rounds: rounds,
-			oneCore: true, variants: concat(b.ours(big), b.plainPeers(big, "data/"))},
+			oneCore: true, variants: concat(b.ours(big), b.bare(big), b.plainPeers(big, "data/"))},
 		{name: "one-core-tls", title: "the same over TLS 1.3", data: big, rounds: rounds, oneCore: true, tls: true,
-			variants: concat(b.ours(big), b.plainPeers(big, "data/"))},
+			variants: concat(b.ours(big), b.bare(big), b.plainPeers(big, "data/"))},
 		{name: "seal", title: "seal and upload, HTTP", data: big, rounds: rounds, variants: b.sealing(big)},
 		{name: "small", title: "2,000 files of 100 KiB, HTTP", data: small, rounds: rounds,
 			variants: concat(b.ours(small)[:1], b.smallPeers(small, true))},
@@ -98,7 +98,7 @@ func (b *bench) slowScenarios(big, small dataset) []scenario {
 			setUp: b.makeLink, variants: concat(b.ours(big), b.plainPeers(big, "data/")[:2])},
 		{name: "hugepages", title: "4 x 1 GiB, HTTP, destination a tmpfs with huge=within_size", data: big, rounds: 5,
 			afterData: b.mountHuge, tearDown: b.unmount,
-			variants: concat(b.ours(big), b.floors(big)[2:], b.plainPeers(big, "data/")[:2])},
+			variants: concat(b.ours(big)[:2], b.floors(big)[2:], b.plainPeers(big, "data/")[:2])},
 		{name: "capped", title: "4 x 1 GiB, each connection capped at 90 MB/s, 40 ms to the first byte", data: big, rounds: 5,
 			server: capped, variants: concat(b.ours(big)[:1], b.fixed(8, 16, 32, 64))},
 		{name: "rtt", title: "1 GiB, 20 ms round trip with slow start, 1 Gbit/s", data: one, rounds: 3,
@@ -173,6 +173,11 @@ func (b *bench) fixed(connections ...int) (all []variant) {
 
 func (b *bench) fixedStep(d dataset, n int) func(*serverProcess) []step {
 	return func(s *serverProcess) []step { return []step{b.initStep(s, d, "--connections", strconv.Itoa(n))} }
+}
+
+// bare is the work with nothing around it.
+func (b *bench) bare(d dataset) []variant {
+	return []variant{{name: "floor: bare loop", steps: b.childStep("bare", d, "-dir", b.dst())}}
 }
 
 // floors are the parts of the work measured apart.

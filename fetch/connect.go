@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"runtime"
 	"time"
 )
 
@@ -17,8 +18,8 @@ const (
 	growRest = 5 * time.Second
 	// worthGrowing is the throughput, over that of half as many connections, that justifies them.
 	worthGrowing = 1.1
-	// mostBusy is the share of their time that connections may spend at the sink. Beyond it the data is waiting for
-	// this machine, not this machine for the data, and more connections would only push each other out of its caches.
+	// mostBusy is the share of the processors' time that the sink may take. Beyond it the data is waiting for this
+	// machine, not this machine for the data, and more connections would only push each other out of its caches.
 	mostBusy = 0.5
 )
 
@@ -60,8 +61,8 @@ func (s *stream) start(ctx context.Context, n int) {
 	}
 }
 
-// measure returns what n connections receive in a while, once they all do and no others, which share of the time they
-// spend at the sink, and whether the stream is still running.
+// measure returns what n connections receive in a while, once they all do and no others, which share of the processors'
+// time the sink takes, and whether the stream is still running.
 func (s *stream) measure(ctx context.Context, n int) (got int64, busy float64, running bool) {
 	for waited := time.Duration(0); ; waited += settlePoll {
 		flowing := s.flowing.Load()
@@ -74,7 +75,7 @@ func (s *stream) measure(ctx context.Context, n int) (got int64, busy float64, r
 	}
 	received, sunk, begun := s.received.Load(), s.board.sunk.Load(), time.Now()
 	running = s.pass(ctx, growEvery)
-	spent := float64(time.Since(begun)) * float64(n)
+	spent := float64(time.Since(begun)) * float64(min(n, runtime.GOMAXPROCS(0)))
 	return s.received.Load() - received, float64(s.board.sunk.Load()-sunk) / spent, running
 }
 
