@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -91,8 +92,12 @@ type publication struct {
 	contents [][]int // files of each object
 	sealers  []*decrypt.Sealer
 	envelope *model.Envelope
-	put      []string // objects that are up
+	put      []string  // objects that are up
+	windows  sync.Pool // of *plainWindow
 }
+
+// plainWindow holds the plaintext of one window.
+type plainWindow [windowChunks * decrypt.ChunkSize]byte
 
 func newPublication(job SealJob, files []sourceFile) (*publication, error) {
 	sources := make([]model.Source, len(files))
@@ -204,7 +209,11 @@ func (p *publication) fill(ctx context.Context, i int, off int64, part []byte) e
 	chunk := (off - decrypt.HeaderSize) / decrypt.SealedChunkSize
 	content := newContent(p.files, p.contents[i], p.manifest)
 	defer content.close()
-	buf := make([]byte, min(windowChunks*decrypt.ChunkSize, len(part)))
+	buf, ok := p.windows.Get().(*plainWindow)
+	if !ok {
+		buf = new(plainWindow)
+	}
+	defer p.windows.Put(buf)
 	for window := range slices.Chunk(part, WindowSize) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
