@@ -66,7 +66,7 @@ func absolute(scenario, variant, unit string, of func(figures) float64) func(*re
 		if f == nil {
 			return 0, "", false
 		}
-		return of(*f), unit, true
+		return of(*f), "in " + unit, true
 	}
 }
 
@@ -123,9 +123,9 @@ var goals = []goal{
 		wallOver("small-40ms", "sealed", peersPlain...)},
 	{"P6", "a small request, CPU over bare net/http", 1.20, false,
 		cpuOver("requests", "source", "floor: net/http")},
-	{"P7", "peak RssAnon at 64 connections, MiB", 40, false,
+	{"P7", "peak RssAnon at 64 connections", 40, false,
 		absolute("huge", "sealed-64", "MiB", anon)},
-	{"P7", "cgroup peak beyond the model, MiB", 64, false,
+	{"P7", "cgroup peak beyond the model", 64, false,
 		absolute("cgroup", "sealed-64", "MiB", anon)},
 	{"P8", "90 MB/s connections, 40 ms, wall over the best fixed setting", 1.10, false,
 		wallOver("capped", "sealed", "fixed-8", "fixed-16", "fixed-32", "fixed-64")},
@@ -133,7 +133,7 @@ var goals = []goal{
 		linkShare("rtt", "sealed", 125e6)},
 	{"P9", "with the rate that 1 % loss allows, best fixed over sealed", 0.90, true,
 		inverse(wallOver("rtt-loss", "sealed", "fixed-64", "fixed-128"))},
-	{"P10", "exec to first request, ms", 50, false,
+	{"P10", "exec to first request", 50, false,
 		absolute("startup", "sealed", "ms", millis)},
 	{"P11", "seal, CPU over read + AES-GCM + upload apart", 1.25, false,
 		cpuOver("seal", "seal", "floor: read", "floor: AES-GCM", "floor: upload")},

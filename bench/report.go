@@ -42,7 +42,7 @@ func (r *results) markdown(out io.Writer) {
 	m := r.Machine
 	fmt.Fprintf(out, "\n%d cores of %s, %s of memory, Linux %s, %s, commit %s. Client and server share them.\n\n",
 		m.Cores, m.CPU, m.Memory, m.Kernel, m.Go, m.Commit)
-	fmt.Fprint(out, "| | Goal | Limit | Measured | |\n|---|---|---|---|---|\n")
+	fmt.Fprint(out, "| | Goal | Limit | Measured |\n|---|---|---|---|\n")
 	for _, g := range goals {
 		v, detail, ok := g.value(r)
 		if g.id == "gate" {
@@ -55,7 +55,7 @@ func (r *results) markdown(out io.Writer) {
 		if g.met(v) {
 			word = "met"
 		}
-		measured := fmt.Sprintf("**%.2f**, %s: %s", v, word, detail)
+		measured := fmt.Sprintf("**%s**, %s: %s", ratio(v), word, detail)
 		if !ok {
 			measured = "not measured: a peer was missing"
 		}
@@ -65,6 +65,14 @@ func (r *results) markdown(out io.Writer) {
 		s.markdown(out)
 	}
 	fmt.Fprintln(out)
+}
+
+// ratio shows two digits that count, also of the small.
+func ratio(v float64) string {
+	if v < 0.1 {
+		return fmt.Sprintf("%.2g", v)
+	}
+	return fmt.Sprintf("%.2f", v)
 }
 
 func (s scenarioResult) markdown(out io.Writer) {
