@@ -35,6 +35,8 @@ func TestBearer(t *testing.T) {
 		asked = append(asked, r.Header.Get("Authorization"))
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/moved/"):
+			http.Redirect(w, r, other.URL+"/", http.StatusFound) // another port of the same address
+		case strings.HasPrefix(r.URL.Path, "/away/"):
 			http.Redirect(w, r, strings.Replace(other.URL, "127.0.0.1", "localhost", 1)+"/", http.StatusFound)
 		case r.Header.Get("Authorization") != "Bearer token-2":
 			w.WriteHeader(http.StatusUnauthorized)
@@ -75,7 +77,11 @@ func TestBearer(t *testing.T) {
 	if err := get("/m", fetch.Opener{Transport: transport, Bearer: &countedTokens{}, BearerHosts: []string{"store.example"}}); fault.Of(err) != fault.Access || strings.Join(asked, "") != "" {
 		t.Errorf("a host that is not listed: %v, and it saw %q", err, asked)
 	}
-	if err := get("/moved", fetch.Opener{Transport: transport, Bearer: &countedTokens{}}); err != nil || len(elsewhere) != 1 || elsewhere[0] != "" {
-		t.Errorf("redirected: %v, the other host saw %q", err, elsewhere)
+	for _, path := range []string{"/moved", "/away"} {
+		elsewhere = nil
+		err := get(path, fetch.Opener{Transport: transport, Bearer: &countedTokens{}})
+		if err != nil || len(elsewhere) != 1 || elsewhere[0] != "" {
+			t.Errorf("redirected by %s: %v, the other host saw %q", path, err, elsewhere)
+		}
 	}
 }

@@ -69,16 +69,20 @@ type httpSource struct {
 }
 
 func openHTTP(u URI, transport *http.Transport, bearer identity.TokenProvider) *httpSource {
-	return &httpSource{u, &http.Client{Transport: transport, CheckRedirect: stayOnHTTPS}, bearer}
+	return &httpSource{u, &http.Client{Transport: transport, CheckRedirect: redirected}, bearer}
 }
 
-// stayOnHTTPS follows a few redirects, never to a scheme that gives up TLS.
-func stayOnHTTPS(req *http.Request, via []*http.Request) error {
+// redirected follows a few redirects, never to a scheme that gives up TLS, and never with the token to another host or
+// port: net/http by itself would take it along to other ports and to subdomains.
+func redirected(req *http.Request, via []*http.Request) error {
 	if req.URL.Scheme != "https" {
 		return fault.New(fault.Access, "", "redirected from https to %s", quote(req.URL.Scheme))
 	}
 	if len(via) > 3 {
 		return fault.New(fault.Access, "", "redirected more than 3 times")
+	}
+	if req.URL.Host != via[0].URL.Host {
+		req.Header.Del("Authorization")
 	}
 	return nil
 }
@@ -114,7 +118,6 @@ func (s *httpSource) Get(ctx context.Context, r Range) (*Body, error) {
 }
 
 // send sends a request with the bearer token, if there is one, and once more with a new one if that is refused.
-// net/http does not pass the token on to another host that a redirect leads to.
 func (s *httpSource) send(req *http.Request) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
 		if s.bearer != nil {
