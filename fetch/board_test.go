@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -398,6 +399,27 @@ func TestConnectionsStayWhereTheSinkIsSlow(t *testing.T) {
 		sink.checkOnce(t)
 		if src.most != 4 {
 			t.Errorf("up to %d connections, where 4 keep the sink busy", src.most)
+		}
+	})
+}
+
+// TestConnectionsStayWhereOneProcessorIsBusy has each connection spend little of its time at the sink, but all together
+// more than one processor has. It changes GOMAXPROCS, so it must not run beside others.
+func TestConnectionsStayWhereOneProcessorIsBusy(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	synctest.Test(t, func(t *testing.T) {
+		src := &pacedSource{pace: func(ctx context.Context, _ int, _ int64) error { return sleep(ctx, 7*time.Millisecond) }}
+		sizes := make([]int64, 100)
+		for i := range sizes {
+			sizes[i] = 100 * testWindow
+		}
+		sink := &slowSink{countingSink: newCountingSink(sizes...), d: 3 * time.Millisecond}
+		if err := streamed(t, planOf(src, sizes...), sink, 4, 64); err != nil {
+			t.Fatal(err)
+		}
+		sink.checkOnce(t)
+		if src.most != 4 {
+			t.Errorf("up to %d connections, where 4 keep one processor busy", src.most)
 		}
 	})
 }
