@@ -6,7 +6,7 @@ PEERS := bench/peers
 bench: bin/sealfetch bin/bench          ## compare with plain downloads and other programs, under 5 minutes
 	bin/bench
 
-bench-full: bin/sealfetch bin/bench     ## all scenarios at full size, about half an hour; resumes where it was stopped
+bench-full: bin/sealfetch bin/bench     ## all scenarios at full size, about 40 minutes; resumes where it was stopped
 	bin/bench -full -resume
 
 bench-gate: bin/sealfetch bin/bench     ## fail where decryption costs more than 1.45 times the CPU of a plain download
@@ -15,7 +15,7 @@ bench-gate: bin/sealfetch bin/bench     ## fail where decryption costs more than
 bench-docs: bin/bench                   ## put the results of bench-full into docs/performance.md
 	bin/bench -full -docs docs/performance.md
 
-bench-profile: bin/sealfetch bin/bench  ## a CPU profile of a load: ten functions, with what calls them
+bench-profile: bin/sealfetch bin/bench  ## a CPU profile of a load: its ten largest functions
 	bin/bench -profile bin/load.pprof
 	go tool pprof -top -nodecount=10 bin/bench bin/load.pprof
 

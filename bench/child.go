@@ -116,7 +116,11 @@ func (c childFlags) opener() (fetch.Opener, error) {
 
 // childReceive reads ranges with bare net/http and drops them: the floor of receiving.
 func childReceive(ctx context.Context, c childFlags) error {
-	return c.receive(ctx, func(int, int64, []byte) error { return nil })
+	objects, err := c.parseObjects()
+	if err != nil {
+		return err
+	}
+	return c.receive(ctx, objects, func(int, int64, []byte) error { return nil })
 }
 
 // childBare does the steps of a load with nothing around them: no signature, no check, no retry, and one key for all.
@@ -136,7 +140,7 @@ func childBare(ctx context.Context, c childFlags) error {
 		return err
 	}
 	defer sink.close()
-	return c.receive(ctx, func(object int, off int64, window []byte) error {
+	return c.receive(ctx, objects, func(object int, off int64, window []byte) error {
 		pieces := make([][]byte, 0, windowChunks)
 		for chunk := range slices.Chunk(window, decrypt.SealedChunkSize) {
 			plaintext := chunk[:max(0, len(chunk)-decrypt.TagSize)]
@@ -151,11 +155,8 @@ func childBare(ctx context.Context, c childFlags) error {
 }
 
 // receive reads the objects in ranges with bare net/http, window by window.
-func (c childFlags) receive(ctx context.Context, use func(object int, off int64, window []byte) error) error {
-	objects, err := c.parseObjects()
-	if err != nil {
-		return err
-	}
+func (c childFlags) receive(ctx context.Context, objects []fetch.Object,
+	use func(object int, off int64, window []byte) error) error {
 	transport, err := c.transport()
 	if err != nil {
 		return err
@@ -287,6 +288,7 @@ func (s plainSink) write(object int, write func(*os.File) error) error {
 	return write(f.file)
 }
 
+// Window is fetch.Sink's.
 func (s plainSink) Window(_ context.Context, object int, off int64, p []byte) error {
 	return s.write(object, func(f *os.File) error {
 		_, err := f.WriteAt(p, off)

@@ -60,7 +60,7 @@ func run(ctx context.Context, argv []string) error {
 	f.StringVar(&o.work, "work", "/dev/shm/sealfetch-bench", "`DIR` on tmpfs for data; 8 GiB, 18 GiB with -full")
 	f.StringVar(&o.out, "out", "", "JSON `FILE`; default bench/results/MODE.json")
 	f.StringVar(&o.only, "only", "", "`SCENARIOS` to run, separated by commas; see -list")
-	f.BoolVar(&o.full, "full", false, "all scenarios at full size, about half an hour")
+	f.BoolVar(&o.full, "full", false, "all scenarios at full size, about 40 minutes")
 	f.BoolVar(&o.gate, "gate", false, "only the regression gate: CPU of sealed over plain of the same engine")
 	f.BoolVar(&o.resume, "resume", false, "keep the scenarios that FILE already has")
 	f.IntVar(&o.rounds, "rounds", 0, "rounds of each scenario; default the scenario's own")

@@ -69,6 +69,7 @@ type pacedWriter struct {
 	conn *connPace
 }
 
+// ReadFrom is io.ReaderFrom's, which http.ServeContent looks for.
 func (w *pacedWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	limited, ok := src.(*io.LimitedReader)
 	if !ok {

@@ -95,6 +95,7 @@ type server struct {
 	uploads atomic.Int64
 }
 
+// ServeHTTP is http.Handler's: reads, lists, and takes uploads.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	query := r.URL.Query()

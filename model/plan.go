@@ -45,8 +45,9 @@ type Piece struct {
 }
 
 // Plan plans to read files, which are given by their indexes, in parts of at most partSize bytes or one chunk, except
-// that a quarter more is read along where it is all that would be left for a request of its own. An object of which every file is wanted is read whole, its last chunk too where that is empty; of others only the
-// chunks that hold wanted bytes are read.
+// that a quarter more is read along where it is all that would be left for a request of its own. An object of which
+// every file is wanted is read whole, its last chunk too where that is empty; of others only the chunks that hold wanted
+// bytes are read.
 func (m *Manifest) Plan(files []int, partSize int64) (*Plan, error) {
 	wanted := make([]bool, len(m.Files))
 	for _, i := range files {
